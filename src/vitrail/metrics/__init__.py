@@ -1,0 +1,1 @@
+"""Vitrail: metrics."""
