@@ -1,0 +1,114 @@
+"""Multi-head self-attention: the one place where queries meet keys.
+
+The forward pass never builds the attention matrix when the fused kernel does the work. Whoever wants to see weights
+asks :meth:`Attention.weights` for the rows of interest, which are computed from the same projections.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+
+from vitrail.nn.context import NO_CONTEXT, Context
+from vitrail.nn.tokens import Tokens
+
+Heads = Float[Tensor, "b heads n head_dim"]
+Mask = Float[Tensor, "#b #heads #q #k"] | Bool[Tensor, "#b #heads #q #k"]
+
+PLAIN_BELOW = 1000
+"""Keys below which training on a CPU is quicker with plain products: the fused kernel's CPU backward is slow."""
+
+
+def attention_weights(
+    query: Float[Tensor, "b heads q d"], key: Float[Tensor, "b heads k d"], mask: Mask | None = None
+) -> Float[Tensor, "b heads q k"]:
+    """softmax(QKᵀ / √d + mask), rows summing to one (Vaswani et al. 2017, equation 1)."""
+    scores = (query * query.shape[-1] ** -0.5) @ key.transpose(-2, -1)
+    if mask is not None:
+        scores = scores.masked_fill(~mask, float("-inf")) if mask.dtype == torch.bool else scores + mask
+    return scores.softmax(dim=-1)
+
+
+def attend(
+    query: Float[Tensor, "b heads q d"],
+    key: Float[Tensor, "b heads k d"],
+    value: Float[Tensor, "b heads k d"],
+    mask: Mask | None = None,
+    dropout: float = 0.0,
+) -> Float[Tensor, "b heads q d"]:
+    """Weighted mean of the values, by the kernel that is quickest for where and what this is.
+
+    The fused kernel, except when training short sequences on a CPU. Both give the same numbers to rounding.
+    """
+    trains_on_cpu = query.device.type == "cpu" and torch.is_grad_enabled() and query.requires_grad
+    if trains_on_cpu and key.shape[-2] < PLAIN_BELOW:
+        return F.dropout(attention_weights(query, key, mask), dropout) @ value
+    return F.scaled_dot_product_attention(query, key, value, attn_mask=mask, dropout_p=dropout)
+
+
+class Attention(nn.Module):
+    """Multi-head self-attention, scaled by 1/√d.
+
+    Args:
+        dim: width of a token; ``num_heads`` divides it.
+        num_heads: heads, each ``dim / num_heads`` wide.
+        qkv_bias: whether the joint query, key, value projection has a bias.
+        qk_norm: makes the norm of each head's queries and of its keys (ViT-22B); None for none.
+        attention_dropout: on the weights, while training.
+        dropout: on the output, while training.
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        num_heads: int,
+        qkv_bias: bool = True,
+        qk_norm: Callable[[int], nn.Module] | None = None,
+        attention_dropout: float = 0.0,
+        dropout: float = 0.0,
+    ) -> None:
+        super().__init__()
+        if dim % num_heads:
+            raise ValueError(f"embed_dim {dim} is not divisible by num_heads {num_heads}")
+        self.num_heads = num_heads
+        self.attention_dropout = attention_dropout
+        self.qkv = nn.Linear(dim, 3 * dim, bias=qkv_bias)
+        self.q_norm = qk_norm(dim // num_heads) if qk_norm else nn.Identity()
+        self.k_norm = qk_norm(dim // num_heads) if qk_norm else nn.Identity()
+        self.proj = nn.Linear(dim, dim)
+        self.dropout = nn.Dropout(dropout)
+
+    def project(self, values: Float[Tensor, "b n dim"]) -> tuple[Heads, Heads, Heads]:
+        """Queries, keys and values of every head, ``(B, heads, N, dim / heads)`` each."""
+        qkv = self.qkv(values).unflatten(-1, (3, self.num_heads, -1))
+        query, key, value = qkv.permute(2, 0, 3, 1, 4).unbind(0)
+        return self.q_norm(query), self.k_norm(key), value
+
+    def forward(self, tokens: Tokens, context: Context = NO_CONTEXT) -> Float[Tensor, "b n dim"]:
+        """Every token's mix of all tokens."""
+        query, key, value = self.project(tokens.values)
+        dropout = self.attention_dropout if self.training else 0.0
+        mixed = attend(query, key, value, context.mask, dropout)
+        return self.dropout(self.proj(mixed.transpose(1, 2).flatten(2)))
+
+    def weights(
+        self, tokens: Tokens, context: Context = NO_CONTEXT, queries: Int[Tensor, " q"] | None = None
+    ) -> Float[Tensor, "b heads q n"]:
+        """The attention weights of chosen rows, in float32, from the tokens that :meth:`forward` is given.
+
+        Args:
+            tokens: input of this attention (after the block's norm).
+            context: as in the forward pass.
+            queries: places in the sequence whose rows are wanted; None for all of them.
+        """
+        query, key, _ = self.project(tokens.values)
+        mask = context.mask
+        if queries is not None:
+            query = query[:, :, queries]
+            if mask is not None and mask.shape[-2] > 1:
+                mask = mask[:, :, queries]
+        return attention_weights(query.float(), key.float(), mask)

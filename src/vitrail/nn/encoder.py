@@ -1,0 +1,40 @@
+"""The one loop over blocks."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from torch import nn
+
+from vitrail.nn.context import NO_CONTEXT, Context
+from vitrail.nn.tokens import Tokens
+
+
+class Encoder(nn.ModuleList):
+    """A stack of blocks. It is itself the list of them, so an attribute ``blocks`` names them ``blocks.0.…``."""
+
+    def forward(self, tokens: Tokens, context: Context = NO_CONTEXT) -> Tokens:
+        """Tokens through every block."""
+        return self.taps(tokens, (len(self) - 1,), context)[0] if len(self) else tokens
+
+    def taps(self, tokens: Tokens, depths: Sequence[int], context: Context = NO_CONTEXT) -> list[Tokens]:
+        """What stands after chosen blocks, in the order asked for; blocks behind the deepest are not run.
+
+        Args:
+            tokens: input of the first block.
+            depths: block numbers, from 0; negative ones count from the end.
+            context: side inputs of every block.
+
+        Raises:
+            IndexError: naming a block that does not exist.
+        """
+        for depth in depths:
+            if not -len(self) <= depth < len(self):
+                raise IndexError(f"there is no block {depth} in an encoder of {len(self)} blocks")
+        wanted = [depth % len(self) for depth in depths]
+        seen: dict[int, Tokens] = {}
+        for index in range(max(wanted) + 1 if wanted else 0):
+            tokens = self[index](tokens, context)
+            if index in wanted:
+                seen[index] = tokens
+        return [seen[depth] for depth in wanted]

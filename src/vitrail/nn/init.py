@@ -1,0 +1,60 @@
+"""Initialisation as published, one function for each school.
+
+All take a module whose linear and convolution layers are to be filled and touch nothing else; tokens and positions
+are initialised where they are made, because only their owner knows what they are.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Literal
+
+from torch import nn
+
+
+def init_trunc_normal(module: nn.Module) -> None:
+    """Linear weights from a normal of deviation 0.02 cut at ±2, biases zero: DeiT, DINO, DINOv2, timm."""
+    for layer in module.modules():
+        if isinstance(layer, nn.Linear):
+            nn.init.trunc_normal_(layer.weight, std=0.02)
+            if layer.bias is not None:
+                nn.init.zeros_(layer.bias)
+
+
+def init_jax(module: nn.Module) -> None:
+    """The original ViT: Xavier-uniform linear layers, MLP biases of deviation 1e-6, LeCun-normal patch projection."""
+    for name, layer in module.named_modules():
+        if isinstance(layer, nn.Linear):
+            # Queries, keys and values are three layers there: each has a fan-out of its own.
+            for part in layer.weight.chunk(3) if name.endswith("qkv") else (layer.weight,):
+                nn.init.xavier_uniform_(part)
+            if layer.bias is not None:
+                nn.init.normal_(layer.bias, std=1e-6) if "mlp" in name else nn.init.zeros_(layer.bias)
+        elif isinstance(layer, nn.Conv2d):
+            _lecun_normal(layer)
+
+
+def init_mae(module: nn.Module) -> None:
+    """MAE: Xavier-uniform everywhere, the patch projection as the linear layer that it is; biases zero."""
+    for layer in module.modules():
+        if isinstance(layer, nn.Linear | nn.Conv2d):
+            nn.init.xavier_uniform_(layer.weight.view(layer.weight.shape[0], -1))
+            if isinstance(layer, nn.Linear) and layer.bias is not None:
+                nn.init.zeros_(layer.bias)
+
+
+def _lecun_normal(layer: nn.Conv2d) -> None:
+    fan_in = layer.weight[0].numel()
+    # The cut at two deviations narrows the distribution by this factor; JAX corrects for it.
+    nn.init.trunc_normal_(layer.weight, std=math.sqrt(1 / fan_in) / 0.87962566103423978)
+    if layer.bias is not None:
+        nn.init.zeros_(layer.bias)
+
+
+InitName = Literal["trunc_normal", "jax", "mae"]
+INITS: dict[InitName, Callable[[nn.Module], None]] = {
+    "trunc_normal": init_trunc_normal,
+    "jax": init_jax,
+    "mae": init_mae,
+}
