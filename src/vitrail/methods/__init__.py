@@ -1,1 +1,5 @@
-"""Vitrail: methods."""
+"""Objectives: one paper, one file."""
+
+from vitrail.methods.classify import Classify
+
+__all__ = ["Classify"]

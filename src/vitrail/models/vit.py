@@ -157,7 +157,7 @@ class VisionTransformer(Backbone):
             own names, each replaces what ``config`` says.
 
     Shapes:
-        ``(B, in_channels, H, W)`` to logits ``(B, num_classes)``; H and W may differ from ``img_size``, positions follow.
+        ``(B, in_channels, H, W)`` to logits ``(B, num_classes)``; H and W may differ from ``img_size``.
     """
 
     def __init__(
@@ -250,7 +250,7 @@ class VisionTransformer(Backbone):
 
     def _prefix(self, positions: Float[Tensor, "1 p d"], batch: int) -> Float[Tensor, "b p2 d"]:
         """Class and distillation token (with positions where they have any), then registers (never with any)."""
-        placed = [token for token in (self.cls_token, self.dist_token) if token is not None]
+        placed: list[Tensor] = [token for token in (self.cls_token, self.dist_token) if token is not None]
         joined = torch.cat(placed, dim=1) if placed else positions
         if placed and positions.shape[1]:
             joined = joined + positions

@@ -30,7 +30,9 @@ def attention_weights(
     scores = (query * query.shape[-1] ** -0.5) @ key.transpose(-2, -1)
     if mask is not None:
         scores = scores.masked_fill(~mask, float("-inf")) if mask.dtype == torch.bool else scores + mask
-    return scores.softmax(dim=-1)
+    # The kernel accumulates in float32 whatever the type; autocast would only add a copy up and a copy down.
+    with torch.autocast(scores.device.type, enabled=False):
+        return scores.softmax(dim=-1)
 
 
 def attend(

@@ -1,0 +1,73 @@
+"""Linear probe: logistic regression on frozen features, its regularisation chosen inside the training set."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from sklearn.linear_model import LogisticRegression
+from sklearn.model_selection import GridSearchCV, StratifiedKFold
+from sklearn.pipeline import Pipeline, make_pipeline
+from sklearn.preprocessing import StandardScaler
+from torch import Tensor
+
+from vitrail.contracts import VitrailError
+
+GRID = (0.001, 0.003, 0.01, 0.03, 0.1, 1.0)
+"""Inverse strengths of the L2 penalty that are tried, on standardised features."""
+
+
+@dataclass(frozen=True)
+class LinearProbe:
+    """A fitted probe.
+
+    Attributes:
+        pipeline: standardisation and logistic regression.
+        strength: the inverse penalty that cross-validation chose.
+        num_classes: length of a row of probabilities.
+    """
+
+    pipeline: Pipeline
+    strength: float
+    num_classes: int
+
+    def probabilities(self, features: Float[Tensor, "n d"]) -> Float[Tensor, "n k"]:
+        """Class probabilities; classes that training never saw get 0."""
+        found = self.pipeline.predict_proba(features.float().numpy())
+        full = np.zeros((len(found), self.num_classes), dtype=np.float32)
+        full[:, self.pipeline.classes_] = found
+        return torch.from_numpy(full)
+
+
+def fit_linear_probe(
+    features: Float[Tensor, "n d"], labels: Int[Tensor, " n"], num_classes: int, seed: int = 0
+) -> LinearProbe:
+    """Logistic regression on standardised features; the penalty by stratified cross-validation on these pictures.
+
+    Args:
+        features: one row per training picture.
+        labels: class numbers.
+        num_classes: of the data set, which may be more than occur here.
+        seed: of the folds.
+
+    Raises:
+        VitrailError: fewer than two classes occur.
+    """
+    counts = torch.bincount(labels)
+    counts = counts[counts > 0]
+    if len(counts) < 2:
+        raise VitrailError("a linear probe needs at least two classes among the training pictures")
+    model = make_pipeline(StandardScaler(), LogisticRegression(max_iter=2000))
+    x, y = features.float().numpy(), labels.numpy()
+    folds = min(3, int(counts.min()))
+    if folds < 2:
+        return LinearProbe(model.set_params(logisticregression__C=GRID[2]).fit(x, y), GRID[2], num_classes)
+    search = GridSearchCV(
+        model,
+        {"logisticregression__C": list(GRID)},
+        scoring="neg_log_loss",
+        cv=StratifiedKFold(folds, shuffle=True, random_state=seed),
+    ).fit(x, y)
+    return LinearProbe(search.best_estimator_, search.best_params_["logisticregression__C"], num_classes)
