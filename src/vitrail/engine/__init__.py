@@ -1,1 +1,36 @@
-"""Vitrail: engine."""
+"""The one training loop: optimiser groups, schedule, moving average, precision, checkpoints, several processes, log."""
+
+from .checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from .config import EngineConfig
+from .distributed import World, close, init, resolve_device
+from .ema import Ema, ema_decay_at
+from .loop import Evaluate, FitResult, fit
+from .optimiser import build_optimiser, parameter_groups
+from .precision import Precision, choose_precision
+from .resume import GLOBAL_BATCH
+from .schedule import schedule_factor, warmup_steps
+from .signals import Interrupted
+
+__all__ = [
+    "GLOBAL_BATCH",
+    "Checkpoint",
+    "Ema",
+    "EngineConfig",
+    "Evaluate",
+    "FitResult",
+    "Interrupted",
+    "Precision",
+    "World",
+    "build_optimiser",
+    "choose_precision",
+    "close",
+    "ema_decay_at",
+    "fit",
+    "init",
+    "load_checkpoint",
+    "parameter_groups",
+    "resolve_device",
+    "save_checkpoint",
+    "schedule_factor",
+    "warmup_steps",
+]

@@ -1,0 +1,151 @@
+"""One checkpoint, one file: written so that a crash at any moment leaves a good one, read so that a bad one shows.
+
+``checkpoint.safetensors`` holds flat tensors; its header holds one JSON document (progress, fingerprint, checksum).
+The one before it stays as ``checkpoint.previous.safetensors``.
+"""
+
+from __future__ import annotations
+
+import json
+import zlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from vitrail.contracts import VitrailError
+
+from .durable import write_durably
+
+CURRENT = "checkpoint.safetensors"
+PREVIOUS = "checkpoint.previous.safetensors"
+DAMAGED = "checkpoint.damaged.safetensors"
+_HEADER = "vitrail.engine"
+_FORMAT = 1
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """What one file holds.
+
+    Attributes:
+        tensors: flat, on the CPU, by name.
+        metadata: the JSON document stored with them.
+    """
+
+    tensors: dict[str, Tensor]
+    metadata: dict[str, Any]
+
+
+class _Damaged(Exception):
+    """The file is not what was written: cut off, altered, or never a checkpoint."""
+
+
+def save_checkpoint(folder: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, Any]) -> Path:
+    """Write ``checkpoint.safetensors``, keeping the one before it as ``checkpoint.previous.safetensors``.
+
+    Args:
+        folder: where; it must exist.
+        tensors: contiguous CPU tensors, no two sharing memory.
+        metadata: anything JSON can hold.
+
+    Returns:
+        The path of the new checkpoint.
+
+    Raises:
+        VitrailError: a tensor holds NaN, or the file cannot be written (disk full, read-only). The earlier
+            checkpoints are then untouched.
+    """
+    if bad := _with_nan(tensors):
+        raise VitrailError(f"not saved: NaN in {', '.join(bad)}. The earlier checkpoint in {folder} is kept")
+    document = json.dumps({"format": _FORMAT, **metadata}, sort_keys=True)
+    header = {_HEADER: document, "checksum": _checksum(tensors, document)}
+    current, previous = folder / CURRENT, folder / PREVIOUS
+
+    def keep_previous() -> None:
+        if current.exists():
+            current.replace(previous)
+
+    write_durably(current, lambda path: save_file(dict(tensors), path, header), keep_previous)
+    return current
+
+
+def load_checkpoint(folder: Path, warn: Callable[[str], None]) -> Checkpoint | None:
+    """The newest good checkpoint of ``folder``, or None when there is none at all.
+
+    A damaged ``checkpoint.safetensors`` is set aside as ``checkpoint.damaged.safetensors`` (so that the next save does
+    not push the good one out) and the previous one is taken, with a warning.
+
+    Raises:
+        VitrailError: there are checkpoints but all are damaged, or they come from a newer format.
+    """
+    faults: list[str] = []
+    for name in (CURRENT, PREVIOUS):
+        path = folder / name
+        if not path.exists():
+            continue
+        try:
+            found = _read(path)
+        except _Damaged as fault:
+            faults.append(f"{path}: {fault}")
+            continue
+        if faults:
+            (folder / CURRENT).replace(folder / DAMAGED)
+            warn(f"damaged checkpoint set aside as {DAMAGED} ({faults[0]}); going on from {path}")
+        return found
+    if faults:
+        raise VitrailError(
+            "no checkpoint can be used: " + "; ".join(faults) + ". Restore one from a backup, or move these files "
+            f"away from {folder} (or choose another output folder) to start from the beginning"
+        )
+    return None
+
+
+def _read(path: Path) -> Checkpoint:
+    try:
+        with safe_open(path, framework="pt") as file:
+            header = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
+    except (SafetensorError, OSError, ValueError, RuntimeError) as error:
+        raise _Damaged(f"not readable as safetensors ({error})") from error
+    if _HEADER not in header or "checksum" not in header:
+        raise _Damaged("not a checkpoint of this engine (its header lacks the progress or the checksum)")
+    document = header[_HEADER]
+    if _checksum(tensors, document) != header["checksum"]:
+        raise _Damaged("its checksum does not match its content (bits have changed since it was written)")
+    if bad := _with_nan(tensors):
+        raise _Damaged(f"NaN in {', '.join(bad)}")
+    metadata = json.loads(document)
+    if metadata["format"] != _FORMAT:
+        raise VitrailError(f"{path} has format {metadata['format']}, this version reads {_FORMAT}: upgrade vitrail")
+    return Checkpoint(tensors, metadata)
+
+
+def _checksum(tensors: Mapping[str, Tensor], document: str) -> str:
+    """CRC-32 over the document and every tensor's name, type, shape and bytes.
+
+    It guards against accidents, not against forgery, and runs at several GB/s.
+    """
+    value = zlib.crc32(document.encode())
+    for name in sorted(tensors):
+        tensor = tensors[name]
+        value = zlib.crc32(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode(), value)
+        if tensor.numel():
+            value = zlib.crc32(tensor.reshape(-1).view(torch.uint8).numpy().data, value)
+    return f"{value:08x}"
+
+
+def _with_nan(tensors: Mapping[str, Tensor]) -> list[str]:
+    # A sum is NaN if any part is (and may overflow to inf, or be inf - inf): one cheap pass, then a closer look.
+    return [
+        name
+        for name, tensor in tensors.items()
+        if torch.is_floating_point(tensor)
+        and not bool(torch.isfinite(tensor.sum(dtype=torch.float64)))
+        and bool(torch.isnan(tensor).any())
+    ]
