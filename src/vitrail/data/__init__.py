@@ -1,1 +1,62 @@
-"""Vitrail: data."""
+"""Pictures in, batches out: reading, preprocessing, data sets, augmentation, mixing, and the loader."""
+
+from vitrail.data.cache import PictureCache
+from vitrail.data.loader import Loader, Skipped
+from vitrail.data.mixing import Mixing
+from vitrail.data.order import Order
+from vitrail.data.picture import EXTENSIONS, MAX_PIXELS, BrokenPicture, list_pictures, printable, read_picture
+from vitrail.data.preprocess import HALF_MEAN, HALF_STD, IMAGENET_MEAN, IMAGENET_STD, Preprocess, to_picture, to_pixels
+from vitrail.data.sources import (
+    FASHION_CLASSES,
+    KNOWN,
+    CsvSource,
+    DigitsSource,
+    ElpvSource,
+    FileSource,
+    FolderSource,
+    HubSource,
+    IdxSource,
+    Source,
+    Splits,
+    SubsetSource,
+    open_data,
+    split_source,
+)
+from vitrail.data.transforms import Augment, TrainTransform
+
+__all__ = [
+    "EXTENSIONS",
+    "FASHION_CLASSES",
+    "HALF_MEAN",
+    "HALF_STD",
+    "IMAGENET_MEAN",
+    "IMAGENET_STD",
+    "KNOWN",
+    "MAX_PIXELS",
+    "Augment",
+    "BrokenPicture",
+    "CsvSource",
+    "DigitsSource",
+    "ElpvSource",
+    "FileSource",
+    "FolderSource",
+    "HubSource",
+    "IdxSource",
+    "Loader",
+    "Mixing",
+    "Order",
+    "PictureCache",
+    "Preprocess",
+    "Skipped",
+    "Source",
+    "Splits",
+    "SubsetSource",
+    "TrainTransform",
+    "list_pictures",
+    "open_data",
+    "printable",
+    "read_picture",
+    "split_source",
+    "to_picture",
+    "to_pixels",
+]

@@ -1,0 +1,134 @@
+"""Decoded pictures kept in memory, shared by the loader's workers. It changes the speed and nothing else."""
+
+from __future__ import annotations
+
+import mmap
+import os
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from jaxtyping import UInt8
+from torch import Tensor, multiprocessing
+
+from vitrail.contracts import VitrailError
+from vitrail.data.sources.base import Source
+
+AUTO_BYTES = 2 << 30
+"""``cache="auto"`` caches data sets up to this size decoded (2 GiB), or a quarter of the free memory if less."""
+
+_PROBES = 16
+_CGROUP = Path("/sys/fs/cgroup")
+
+
+class PictureCache:
+    """A source's pixels, kept as uint8 from their first reading until the room is used up.
+
+    The room is one anonymous shared mapping: forked workers fill it for each other, the system only provides the
+    pages that are written, and it does not count against ``/dev/shm``, which is tiny in many containers. A process
+    that was not forked (the ``spawn`` start method) cannot inherit it and reads the source each time.
+
+    Args:
+        source: what is cached.
+        capacity: room in bytes.
+    """
+
+    def __init__(self, source: Source, capacity: int) -> None:
+        self.source = source
+        self.capacity = capacity
+        count = len(source)
+        # Per picture: 1 + offset of its pixels (0: not there), channels, height, width. Last: bytes in use.
+        self._table = np.frombuffer(_shared((4 * count + 1) * 8), dtype=np.int64)
+        self._room = np.frombuffer(_shared(capacity), dtype=np.uint8)
+        self._lock = multiprocessing.get_context("fork").Lock()
+        self._owner = True
+
+    def __getstate__(self) -> dict[str, Any]:
+        """What a spawned process gets: the source alone."""
+        return {"source": self.source, "_owner": False}
+
+    @property
+    def used(self) -> int:
+        """Bytes of pixels held."""
+        return int(self._table[-1]) if self._owner else 0
+
+    def pixels(self, index: int) -> UInt8[Tensor, "c h w"]:
+        """The picture's pixels, from memory where they are there. Not to be written to."""
+        if not self._owner:
+            return self.source.pixels(index)
+        place, channels, height, width = self._table[4 * index : 4 * index + 4].tolist()
+        if place:
+            held = self._room[place - 1 : place - 1 + channels * height * width]
+            return torch.from_numpy(held).view(channels, height, width)
+        pixels = self.source.pixels(index)
+        self._keep(index, pixels)
+        return pixels
+
+    def _keep(self, index: int, pixels: Tensor) -> None:
+        size = pixels.numel()
+        with self._lock:
+            offset = int(self._table[-1])
+            if offset + size > self.capacity:
+                return
+            self._table[-1] = offset + size
+        self._room[offset : offset + size] = pixels.reshape(-1).numpy()
+        # The place comes last, after the lock's memory barrier: whoever sees it finds the pixels complete.
+        with self._lock:
+            self._table[4 * index + 1 : 4 * index + 4] = pixels.shape
+        with self._lock:
+            self._table[4 * index] = offset + 1
+
+
+def _shared(size: int) -> mmap.mmap:
+    return mmap.mmap(-1, max(size, 1))
+
+
+def make_cache(source: Source, cache: bool | Literal["auto"]) -> PictureCache | None:
+    """The cache that was asked for, or None.
+
+    ``True`` may use half of the free memory; ``"auto"`` caches when the whole decoded set is estimated to fit in
+    :data:`AUTO_BYTES` and a quarter of the free memory; neither caches what is in memory anyway.
+
+    Raises:
+        VitrailError: another value.
+    """
+    if cache not in (True, False, "auto"):
+        raise VitrailError(f"cache must be True, False or 'auto', not {cache!r}")
+    # Windows and macOS spawn their workers, which cannot inherit the memory.
+    if not cache or source.in_memory or "fork" not in multiprocessing.get_all_start_methods():
+        return None
+    capacity = free_memory() // 2
+    if cache == "auto":
+        capacity = min(AUTO_BYTES, free_memory() // 4)
+        if decoded_size(source) > capacity:
+            return None
+    return PictureCache(source, capacity) if capacity else None
+
+
+def decoded_size(source: Source) -> int:
+    """The bytes that all pictures take decoded, estimated from a few, evenly spaced."""
+    sizes = []
+    for index in np.linspace(0, len(source) - 1, num=min(_PROBES, len(source)), dtype=np.int64).tolist():
+        try:
+            sizes.append(source.pixels(index).numel())
+        # Broken pictures take no room; the loader reports them when their turn comes.
+        except VitrailError:
+            continue
+    return int(np.mean(sizes) * len(source)) if sizes else 0
+
+
+def free_memory() -> int:
+    """Bytes of memory that this process may still use: the machine's, or its control group's when that is less."""
+    try:
+        lines = Path("/proc/meminfo").read_text("ascii").splitlines()
+        free = next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable"))
+    except (OSError, StopIteration):
+        free = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2
+    try:
+        limit = (_CGROUP / "memory.max").read_text("ascii").strip()
+        if limit != "max":
+            free = min(free, int(limit) - int((_CGROUP / "memory.current").read_text("ascii")))
+    except OSError:
+        pass
+    return max(free, 0)

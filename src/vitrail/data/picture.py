@@ -1,0 +1,281 @@
+"""Reading one picture from a file, as a person would see it, or saying exactly why it cannot be read.
+
+Policies (each tested):
+
+* EXIF orientation is applied, all eight.
+* Transparency (RGBA, LA, palette or ``tRNS``) is composited on **white**, as viewers show it. Dropping alpha, as
+  ``convert("RGB")`` does, would uncover whatever colour happens to lie below the transparent parts.
+* 16-bit grey is scaled linearly, 0 … 65,535 to 0 … 255. 32-bit integer and float pictures have no agreed range
+  and are refused.
+* Animations and multi-page files give their first frame.
+* The content decides the format, not the file's extension.
+* A cut-off file is broken, also where another library has switched on Pillow's ``LOAD_TRUNCATED_IMAGES``.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import stat
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from glob import glob, has_magic
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+from PIL import Image, ImageFile, UnidentifiedImageError
+
+from vitrail.contracts import VitrailError
+
+EXTENSIONS = frozenset(
+    {".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".gif", ".tif", ".tiff", ".webp"}
+    | {".ppm", ".pgm", ".pbm", ".pnm", ".jp2", ".avif", ".tga"}
+)
+"""File name endings (lower case) that :func:`list_pictures` takes for pictures."""
+
+MAX_PIXELS = 178_956_970
+"""Pictures with more pixels are refused as decompression bombs: Pillow's own hard limit, 0.5 GB as RGB."""
+
+MAX_BYTES = 1 << 30
+"""Files larger than this (1 GiB) are refused unread."""
+
+# A closed list: Pillow would otherwise also try formats that start other programs (EPS through Ghostscript).
+_FORMATS = ("JPEG", "MPO", "PNG", "BMP", "GIF", "TIFF", "WEBP", "PPM", "JPEG2000", "AVIF", "TGA", "DIB")
+
+_UPRIGHT = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+_ORIENTATION_TAG = 0x0112
+_strict_lock = threading.Lock()
+
+
+class BrokenPicture(VitrailError):
+    """A picture that cannot be used.
+
+    Attributes:
+        name: the file's path, or what stands for it.
+        reason: what is wrong with it.
+    """
+
+    def __init__(self, name: str, reason: str) -> None:
+        super().__init__(name, reason)
+        self.name = name
+        self.reason = reason
+
+    def __str__(self) -> str:
+        return f"{printable(self.name)}: {self.reason}"
+
+
+def printable(name: str) -> str:
+    """``name`` on one line: line breaks, control characters and undecodable bytes escaped."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape", "surrogatepass").decode() for c in name)
+
+
+def read_picture(
+    source: str | os.PathLike[str] | bytes | BinaryIO, channels: int = 3, name: str | None = None
+) -> Image.Image:
+    """Read a picture; the policies are those of this module's docstring.
+
+    Args:
+        source: a path, a whole file's bytes, or an open binary file (read to its end; never closed).
+        channels: 3 for RGB, 1 for grey (luma of ITU-R 601).
+        name: what to call it in messages; default: the path.
+
+    Returns:
+        An upright picture of mode ``"RGB"`` or ``"L"``, fully decoded.
+
+    Raises:
+        BrokenPicture: empty, cut off, not a picture, more than :data:`MAX_PIXELS`, missing, unreadable.
+        VitrailError: ``channels`` is neither 1 nor 3.
+    """
+    if channels not in (1, 3):
+        raise VitrailError(f"A picture is read with 1 or 3 channels, not {channels}")
+    if isinstance(source, bytes):
+        name, data = name or "<bytes>", source
+    elif isinstance(source, str | os.PathLike):
+        name = name or os.fspath(source)
+        data = _read_file(Path(source), name)
+    else:
+        name, data = name or "<stream>", source.read(MAX_BYTES + 1)
+    if not data:
+        raise BrokenPicture(name, "the file is empty")
+    if len(data) > MAX_BYTES:
+        raise BrokenPicture(name, f"larger than {MAX_BYTES:,} bytes")
+    picture = flatten(_decode(data, name), name)
+    wanted = "RGB" if channels == 3 else "L"
+    return picture if picture.mode == wanted else picture.convert(wanted)
+
+
+def _read_file(path: Path, name: str) -> bytes:
+    try:
+        status = path.stat()
+        if stat.S_ISDIR(status.st_mode):
+            raise BrokenPicture(name, "is a folder, not a picture")
+        # Reading a pipe or a device could wait for ever.
+        if not stat.S_ISREG(status.st_mode):
+            raise BrokenPicture(name, "is not a regular file")
+        if status.st_size > MAX_BYTES:
+            raise BrokenPicture(name, f"larger than {MAX_BYTES:,} bytes")
+        return path.read_bytes()
+    except FileNotFoundError:
+        reason = "a symbolic link to nothing" if path.is_symlink() else "no such file"
+        raise BrokenPicture(name, reason) from None
+    except ValueError as error:
+        raise BrokenPicture(name, f"not a possible file name ({error})") from None
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise BrokenPicture(name, f"cannot be read: {reason}") from None
+    except RuntimeError as error:
+        raise BrokenPicture(name, f"cannot be read: {error}") from None
+
+
+def _decode(data: bytes, name: str) -> Image.Image:
+    try:
+        with _strict_decoding():
+            picture = Image.open(io.BytesIO(data), formats=_FORMATS)
+            width, height = picture.size
+            if width * height > MAX_PIXELS:
+                raise BrokenPicture(name, _bomb(f"{width:,} x {height:,} pixels"))
+            picture.load()
+    except BrokenPicture:
+        raise
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        raise BrokenPicture(name, _bomb(str(error))) from None
+    except UnidentifiedImageError:
+        raise BrokenPicture(name, _describe(data)) from None
+    except MemoryError:
+        raise BrokenPicture(name, "not enough memory to decode it") from None
+    # Pillow's decoders meet broken data with whatever error their parsing happens to run into.
+    except Exception as error:
+        raise BrokenPicture(name, f"broken or cut off ({error or type(error).__name__})") from None
+    return _upright(picture)
+
+
+def _bomb(what: str) -> str:
+    return f"possibly a decompression bomb: {what}; at most {MAX_PIXELS:,} pixels are read"
+
+
+@contextmanager
+def _strict_decoding() -> Iterator[None]:
+    """Hold Pillow to whole files: some libraries set ``LOAD_TRUNCATED_IMAGES`` for the whole process."""
+    if not ImageFile.LOAD_TRUNCATED_IMAGES:
+        yield
+        return
+    with _strict_lock:
+        before, ImageFile.LOAD_TRUNCATED_IMAGES = ImageFile.LOAD_TRUNCATED_IMAGES, False
+        try:
+            yield
+        finally:
+            ImageFile.LOAD_TRUNCATED_IMAGES = before
+
+
+def _describe(data: bytes) -> str:
+    start = data[:512].lstrip().lower()
+    if start.startswith((b"<!doctype", b"<html", b"<?xml", b"<svg", b"<head")):
+        return "not a picture: it holds HTML or XML"
+    if start.startswith((b"version https://git-lfs",)):
+        return "not a picture but a Git LFS pointer; fetch the file itself"
+    if all(byte in b"\t\n\r\f" or byte >= 32 for byte in data[:512]) and b"\x7f" not in data[:512]:
+        return "not a picture: it holds text"
+    return "not a picture in a known format, or its header is cut off"
+
+
+def _upright(picture: Image.Image) -> Image.Image:
+    try:
+        orientation = picture.getexif().get(_ORIENTATION_TAG, 1)
+    # Damaged EXIF says nothing of the pixels, which have been decoded whole by now.
+    except Exception:
+        return picture
+    turn = _UPRIGHT.get(orientation) if isinstance(orientation, int) else None
+    return picture if turn is None else picture.transpose(turn)
+
+
+def flatten(picture: Image.Image, name: str = "<picture>") -> Image.Image:
+    """``picture`` as ``"L"`` when it is grey, ``"RGB"`` otherwise: alpha on white, 16 bits scaled to 8.
+
+    Raises:
+        BrokenPicture: a mode with no agreed meaning in 8 bits (32-bit integers, floats, LAB).
+    """
+    mode = picture.mode
+    if mode in ("L", "RGB") and "transparency" not in picture.info:
+        return picture
+    if mode.startswith("I;16"):
+        wide = np.asarray(picture).astype(np.uint32)
+        return Image.fromarray(((wide + 128) // 257).astype(np.uint8))
+    if mode == "I" and picture.format in ("PNG", "PPM"):
+        wide = np.asarray(picture).clip(0, 65_535).astype(np.uint32)
+        return Image.fromarray(((wide + 128) // 257).astype(np.uint8))
+    if mode in ("I", "F", "LAB"):
+        raise BrokenPicture(name, f"its pixels are of Pillow's mode {mode}; convert it to 8-bit RGB or 8/16-bit grey")
+    if mode == "1" and "transparency" not in picture.info:
+        return picture.convert("L")
+    try:
+        grey = mode in ("1", "L", "LA", "La")
+        if grey or mode in ("RGBA", "RGBa", "PA") or "transparency" in picture.info:
+            over = picture.convert("RGBA")
+            white = Image.new("RGBA", over.size, "white")
+            white.alpha_composite(over)
+            return white.convert("L" if grey else "RGB")
+        return picture.convert("RGB")
+    except ValueError as error:
+        raise BrokenPicture(name, f"cannot be converted to RGB from Pillow's mode {mode} ({error})") from None
+
+
+def list_pictures(source: str | os.PathLike[str]) -> list[Path]:
+    """The pictures of a file, a folder (with all its sub-folders) or a glob pattern.
+
+    Folders are searched for the endings in :data:`EXTENSIONS`; hidden files and folders (a leading dot) are left
+    out; links to folders are followed, each real folder once, so that loops end. A file named outright is taken
+    whatever its ending.
+
+    Returns:
+        Paths sorted by name, part by part, the same on every machine.
+
+    Raises:
+        VitrailError: nothing is there, or it holds no picture.
+    """
+    path = Path(source)
+    text = os.fspath(source)
+    try:
+        if path.is_dir():
+            found = sorted(_walk(path))
+        elif path.is_file():
+            return [path]
+        elif has_magic(text):
+            # Path.glob takes no absolute patterns.
+            hits = (Path(hit) for hit in glob(text, recursive=True))  # noqa: PTH207
+            found = sorted(hit for hit in hits if hit.suffix.lower() in EXTENSIONS and hit.is_file())
+        else:
+            raise VitrailError(f"{printable(text)}: no such file or folder")
+    except (OSError, RuntimeError, ValueError) as error:
+        raise VitrailError(f"{printable(text)}: cannot be listed: {error}") from None
+    if not found:
+        raise VitrailError(f"{printable(text)}: no pictures there (endings looked for: {' '.join(sorted(EXTENSIONS))})")
+    return found
+
+
+def _walk(root: Path) -> Iterator[Path]:
+    seen: set[tuple[int, int]] = set()
+    for folder, subfolders, files in os.walk(root, followlinks=True, onerror=_raise):
+        status = Path(folder).stat()
+        if (status.st_dev, status.st_ino) in seen:
+            subfolders.clear()
+            continue
+        seen.add((status.st_dev, status.st_ino))
+        # Sorted in place: which of two links to one folder is taken must not depend on the file system's order.
+        subfolders[:] = sorted(sub for sub in subfolders if not sub.startswith("."))
+        for file in files:
+            if not file.startswith(".") and Path(file).suffix.lower() in EXTENSIONS:
+                yield Path(folder, file)
+
+
+def _raise(error: OSError) -> None:
+    raise error

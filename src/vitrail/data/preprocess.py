@@ -1,0 +1,251 @@
+"""The one way from a picture to the model's input, stored with the model and used by everything that feeds it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, fields, replace
+from functools import lru_cache
+from typing import Any, Literal, get_args
+
+import numpy as np
+import torch
+from jaxtyping import Float, UInt8
+from PIL import Image
+from torch import Tensor
+from torch.nn import functional as F
+
+from vitrail.contracts import VitrailError
+from vitrail.data.picture import flatten
+
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+HALF_MEAN = (0.5, 0.5, 0.5)
+HALF_STD = (0.5, 0.5, 0.5)
+
+Interpolation = Literal["bicubic", "bilinear", "nearest"]
+Resize = Literal["shortest", "squash"]
+
+# Beyond this many times the target's side the long side of a resized picture is not computed (1 x 10,000 pixels).
+_LONGEST = 16
+
+
+def to_pixels(picture: Image.Image) -> UInt8[Tensor, "c h w"]:
+    """A picture's pixels as a contiguous uint8 tensor: 1 channel when it is grey, 3 otherwise."""
+    flat = np.array(flatten(picture))
+    return torch.from_numpy(flat[None] if flat.ndim == 2 else np.ascontiguousarray(flat.transpose(2, 0, 1)))
+
+
+def to_picture(pixels: UInt8[Tensor, "c h w"]) -> Image.Image:
+    """The inverse of :func:`to_pixels`, exact; 1 or 3 channels."""
+    return Image.fromarray(pixels[0].numpy() if pixels.shape[0] == 1 else pixels.permute(1, 2, 0).numpy())
+
+
+def to_bands(pixels: UInt8[Tensor, "c0 h w"], bands: int) -> UInt8[Tensor, "c h w"]:
+    """``pixels`` with ``bands`` channels: grey is repeated, RGB becomes luma exactly as Pillow's ``convert("L")``.
+
+    Raises:
+        VitrailError: any other change of the number of channels.
+    """
+    have = pixels.shape[0]
+    if have == bands:
+        return pixels
+    if have == 1:
+        return pixels.repeat(bands, 1, 1)
+    if have == 3 and bands == 1:
+        red, green, blue = pixels.int()
+        return ((red * 19_595 + green * 38_470 + blue * 7_471 + 0x8000) >> 16).to(torch.uint8)[None]
+    raise VitrailError(f"A picture of {have} channels was given to a preprocessing for {bands} (its mean's length)")
+
+
+def resize(
+    pixels: UInt8[Tensor, "c h0 w0"], size: tuple[int, int], interpolation: Interpolation, antialias: bool
+) -> UInt8[Tensor, "c h w"]:
+    """Resize to ``size`` (height, width) in 8 bits, half-pixel centres; the kernel behind every resize here."""
+    if tuple(pixels.shape[1:]) == size:
+        return pixels
+    # Another memory layout would choose another kernel, whose rounding may differ.
+    pixels = pixels.contiguous()[None]
+    if interpolation == "nearest":
+        return F.interpolate(pixels, size, mode="nearest-exact")[0]
+    return F.interpolate(pixels, size, mode=interpolation, antialias=antialias, align_corners=False)[0].contiguous()
+
+
+@dataclass(frozen=True)
+class Preprocess:
+    """Resize, centre-crop, scale to 0 … 1 and normalise.
+
+    ``resize="shortest"`` keeps the aspect ratio: the picture is scaled until it just covers a box of
+    ``floor(size / crop)``, then ``size`` is cut from its centre. For a square size that is the usual "short side to
+    size / crop, centre crop"; for another size the side that binds decides, so the crop is always full. Of a picture
+    so long that it would become more than 16 times longer than the crop, only the middle is resized.
+    ``resize="squash"`` scales both sides to ``floor(size / crop)`` whatever the aspect ratio, then cuts the centre.
+
+    The arithmetic is on 8-bit pixels on the CPU, whatever was passed in, so a picture gives the same bits alone, in a
+    batch, as a Pillow picture or as a tensor.
+
+    Attributes:
+        size: ``(height, width)`` of the output in pixels.
+        crop: share of the resized side that is kept, in (0, 1].
+        resize: ``"shortest"`` or ``"squash"``.
+        interpolation: ``"bicubic"``, ``"bilinear"`` or ``"nearest"``.
+        antialias: whether the kernel widens when the picture shrinks (as Pillow does); no effect on nearest.
+        mean: of each band on the scale 0 … 1; its length is the number of bands.
+        std: of each band.
+    """
+
+    size: tuple[int, int] = (224, 224)
+    crop: float = 0.875
+    resize: Resize = "shortest"
+    interpolation: Interpolation = "bicubic"
+    antialias: bool = True
+    mean: tuple[float, ...] = IMAGENET_MEAN
+    std: tuple[float, ...] = IMAGENET_STD
+
+    def __post_init__(self) -> None:
+        if len(self.size) != 2 or not all(isinstance(side, int) and side > 0 for side in self.size):
+            raise VitrailError(f"Preprocess: size must be two positive whole numbers (H, W), not {self.size!r}")
+        if not 0.0 < self.crop <= 1.0:
+            raise VitrailError(f"Preprocess: crop must lie in (0, 1], not {self.crop!r}")
+        for name, value, known in (
+            ("resize", self.resize, get_args(Resize)),
+            ("interpolation", self.interpolation, get_args(Interpolation)),
+        ):
+            if value not in known:
+                raise VitrailError(f"Preprocess: {name} must be one of {', '.join(known)}, not {value!r}")
+        if not self.mean or len(self.mean) != len(self.std):
+            raise VitrailError(f"Preprocess: mean has {len(self.mean)} bands and std {len(self.std)}; they must agree")
+        if not all(map(math.isfinite, self.mean)) or not all(math.isfinite(s) and s > 0 for s in self.std):
+            raise VitrailError(f"Preprocess: mean {self.mean} must be finite and std {self.std} finite and positive")
+
+    @property
+    def bands(self) -> int:
+        """Number of channels that the model sees."""
+        return len(self.mean)
+
+    def __call__(self, picture: Image.Image | UInt8[Tensor, "c0 h0 w0"]) -> Float[Tensor, "c h w"]:
+        """The model's input for one picture.
+
+        Args:
+            picture: a Pillow picture of any mode, or its pixels as ``(C, H, W)`` uint8. Grey is repeated to all
+                bands, RGB becomes grey for one band.
+
+        Raises:
+            VitrailError: a number of channels that cannot be brought to :attr:`bands`, or no pixels.
+        """
+        return self.normalize(self.fit(self.pixels(picture)))
+
+    def batch(self, pictures: Sequence[Image.Image | Tensor] | UInt8[Tensor, "b c0 h0 w0"]) -> Float[Tensor, "b c h w"]:
+        """The inputs of several pictures, of any sizes, stacked; bit-equal to one call each."""
+        if len(pictures) == 0:
+            raise VitrailError("Preprocess.batch was given no pictures")
+        return torch.stack([self(picture) for picture in pictures])
+
+    def pixels(self, picture: Image.Image | UInt8[Tensor, "c0 h w"]) -> UInt8[Tensor, "c h w"]:
+        """The first step: the picture's own pixels with :attr:`bands` channels, on the CPU."""
+        pixels = picture.cpu() if isinstance(picture, Tensor) else to_pixels(picture)
+        if pixels.dtype != torch.uint8 or pixels.ndim != 3 or 0 in pixels.shape:
+            shape = tuple(pixels.shape)
+            raise VitrailError(f"A picture must be (C, H, W) uint8 and not empty, got {shape} of {pixels.dtype}")
+        return to_bands(pixels, self.bands)
+
+    def fit(self, pixels: UInt8[Tensor, "c h0 w0"]) -> UInt8[Tensor, "c h w"]:
+        """The second step: resize and centre-crop."""
+        box = (int(self.size[0] / self.crop), int(self.size[1] / self.crop))
+        if self.resize == "shortest":
+            pixels = _cut_middle(pixels, box)
+            box = _cover(pixels.shape[1], pixels.shape[2], box)
+        return _centre_crop(resize(pixels, box, self.interpolation, self.antialias), self.size)
+
+    def normalize(self, pixels: UInt8[Tensor, "*b c h w"]) -> Float[Tensor, "*b c h w"]:
+        """The last step: ``(pixels / 255 - mean) / std``."""
+        return pixels.to(torch.float32).div_(255.0).sub_(_per_band(self.mean)).div_(_per_band(self.std))
+
+    def with_size(self, size: tuple[int, int]) -> Preprocess:
+        """The same for another output size."""
+        return replace(self, size=size)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for JSON."""
+        return {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(self).items()}
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Preprocess:
+        """The inverse of :meth:`to_dict`.
+
+        Raises:
+            VitrailError: a key too many or too few, or a value of another type.
+        """
+        names = [field.name for field in fields(cls)]
+        missing = [name for name in names if name not in values]
+        unknown = [str(key) for key in values if key not in names]
+        if missing or unknown:
+            parts = ([f"lacks {', '.join(missing)}"] if missing else []) + (
+                [f"has unknown {', '.join(unknown)}"] if unknown else []
+            )
+            raise VitrailError(f"Preprocess: the stored preprocessing {' and '.join(parts)}")
+        return cls(
+            size=_whole(values["size"]),
+            crop=_number("crop", values["crop"]),
+            resize=_text("resize", values["resize"]),  # type: ignore[arg-type]
+            interpolation=_text("interpolation", values["interpolation"]),  # type: ignore[arg-type]
+            antialias=_truth("antialias", values["antialias"]),
+            mean=_numbers("mean", values["mean"]),
+            std=_numbers("std", values["std"]),
+        )
+
+
+# Remade for every small picture, these two tensors would cost as much as the arithmetic.
+@lru_cache(maxsize=32)
+def _per_band(values: tuple[float, ...]) -> Tensor:
+    return torch.tensor(values, dtype=torch.float32)[:, None, None]
+
+
+def _cover(height: int, width: int, box: tuple[int, int]) -> tuple[int, int]:
+    if box[0] * width >= box[1] * height:
+        return box[0], box[0] * width // height
+    return box[1] * height // width, box[1]
+
+
+def _cut_middle(pixels: Tensor, box: tuple[int, int]) -> Tensor:
+    height, width = pixels.shape[1:]
+    tall, wide = _cover(height, width, box)
+    rows = min(height, max(1, -(-height * _LONGEST * box[0] // tall)))
+    columns = min(width, max(1, -(-width * _LONGEST * box[1] // wide)))
+    return pixels if (rows, columns) == (height, width) else _centre_crop(pixels, (rows, columns))
+
+
+def _centre_crop(pixels: Tensor, size: tuple[int, int]) -> Tensor:
+    top = round((pixels.shape[1] - size[0]) / 2)
+    left = round((pixels.shape[2] - size[1]) / 2)
+    return pixels[:, top : top + size[0], left : left + size[1]]
+
+
+def _number(name: str, value: object) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise VitrailError(f"Preprocess: {name} must be a number, not {value!r}")
+    return float(value)
+
+
+def _numbers(name: str, value: object) -> tuple[float, ...]:
+    if not isinstance(value, list | tuple):
+        raise VitrailError(f"Preprocess: {name} must be a list of numbers, not {value!r}")
+    return tuple(_number(name, item) for item in value)
+
+
+def _whole(value: object) -> tuple[int, int]:
+    if not isinstance(value, list | tuple) or len(value) != 2 or not all(type(side) is int for side in value):
+        raise VitrailError(f"Preprocess: size must be two whole numbers [H, W], not {value!r}")
+    return value[0], value[1]
+
+
+def _text(name: str, value: object) -> str:
+    if not isinstance(value, str):
+        raise VitrailError(f"Preprocess: {name} must be text, not {value!r}")
+    return value
+
+
+def _truth(name: str, value: object) -> bool:
+    if not isinstance(value, bool):
+        raise VitrailError(f"Preprocess: {name} must be true or false, not {value!r}")
+    return value

@@ -1,0 +1,195 @@
+"""Making one batch: read, transform, stack, mix. Runs in the loader's workers, or in the main process without any."""
+
+from __future__ import annotations
+
+import os
+import traceback
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Literal
+
+import numpy as np
+import torch
+from jaxtyping import UInt8
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.utils.data import Dataset, default_collate, get_worker_info
+
+from vitrail.contracts import Batch, VitrailError
+from vitrail.data.cache import PictureCache
+from vitrail.data.order import batch_seed, sample_seeds
+from vitrail.data.picture import BrokenPicture, printable
+from vitrail.data.sources.base import Source
+
+PictureTransform = Callable[[UInt8[Tensor, "c h w"]], Tensor | Mapping[str, Tensor]]
+"""uint8 pixels to the model's input, or to several tensors by name: ``"images"`` and extras. Random only through
+torch's global generator."""
+
+OnError = Literal["raise", "skip"]
+Task = tuple[int, int, NDArray[np.int64]]
+"""Epoch, batch number and sample indices."""
+
+
+@dataclass
+class Outcome:
+    """What comes back for a task.
+
+    Attributes:
+        batch: the batch's tensors by the names of :class:`Batch`'s fields; empty when there is an error.
+        names: of the pictures in the batch.
+        skipped: name and reason of every broken picture left out.
+        error: what stops the run, or None.
+    """
+
+    images: Tensor | None = None
+    labels: Tensor | None = None
+    indices: Tensor | None = None
+    extras: dict[str, Tensor] = field(default_factory=dict)
+    names: tuple[str, ...] = ()
+    skipped: tuple[tuple[str, str], ...] = ()
+    error: Exception | None = None
+
+    def pin_memory(self) -> Outcome:
+        """In page-locked memory, for asynchronous copies to a GPU (called by torch's DataLoader)."""
+        for name in ("images", "labels", "indices"):
+            value = self.__dict__[name]
+            self.__dict__[name] = None if value is None else value.pin_memory()
+        self.extras = {name: value.pin_memory() for name, value in self.extras.items()}
+        return self
+
+
+@contextmanager
+def own_randomness() -> Iterator[torch.Generator]:
+    """torch's global CPU generator for the block alone: its state is put back afterwards."""
+    # torch.manual_seed would visit every device: 100 µs a call against 1 µs.
+    generator = torch.default_generator
+    state = generator.get_state()
+    try:
+        yield generator
+    finally:
+        generator.set_state(state)
+
+
+class Hands:
+    """What each worker is busy with, in shared memory: readable after the worker's death."""
+
+    def __init__(self, workers: int) -> None:
+        # Process id, epoch, batch number, sample index; -1 for none.
+        self._table = torch.full((max(workers, 1), 4), -1, dtype=torch.int64).share_memory_()
+
+    def take(self, epoch: int, number: int, index: int) -> None:
+        """The calling worker now reads sample ``index`` of a batch; -1: between samples, or between batches."""
+        worker = get_worker_info()
+        if worker is not None:
+            self._table[worker.id] = torch.tensor((os.getpid(), epoch, number, index))
+
+    def pids(self) -> list[int]:
+        """The workers' process ids, as far as they have begun."""
+        return [pid for pid in self._table[:, 0].tolist() if pid > 0]
+
+    def busy(self, pids: set[int] | None = None) -> list[tuple[int, int, int]]:
+        """``(epoch, batch number, sample index or -1)`` of the busy workers, or of those among ``pids``."""
+        rows = self._table.tolist()
+        return [(e, n, i) for pid, e, n, i in rows if n >= 0 and (pids is None or pid in pids)]
+
+
+class BatchReader(Dataset[Outcome]):
+    """Makes batches from tasks; the same task gives the same bits in any process.
+
+    Args:
+        source: the pictures.
+        transform: from uint8 pixels to the model's input.
+        mixing: from batch to batch, or None.
+        seed: of the run.
+        rank: of this process, for mixing.
+        on_error: whether a broken picture stops the run or is left out.
+        cache: where to take pixels from before asking the source, or None.
+        hands: where to say what is being read.
+    """
+
+    def __init__(
+        self,
+        source: Source,
+        transform: PictureTransform,
+        mixing: Callable[[Batch], Batch] | None,
+        seed: int,
+        rank: int,
+        on_error: OnError,
+        cache: PictureCache | None,
+        hands: Hands,
+    ) -> None:
+        self.source = source
+        self.transform = transform
+        self.mixing = mixing
+        self.seed = seed
+        self.rank = rank
+        self.on_error = on_error
+        self.pixels = source.pixels if cache is None else cache.pixels
+        self.hands = hands
+
+    def __getitem__(self, task: Task) -> Outcome:
+        epoch, number, _ = task
+        try:
+            with own_randomness() as generator:
+                outcome = self._read(task, generator)
+                if self.mixing is not None and outcome.images is not None:
+                    generator.manual_seed(batch_seed(self.seed, epoch, number, self.rank))
+                    outcome = self._mix(outcome, self.mixing)
+        except VitrailError as error:
+            return Outcome(error=error)
+        # Whatever a user's transform or source raises: with its traceback, which does not cross processes by itself.
+        except Exception as error:
+            return Outcome(error=RuntimeError(f"Making batch {number} failed: {error}\n{traceback.format_exc()}"))
+        self.hands.take(-1, -1, -1)
+        return outcome
+
+    def _read(self, task: Task, generator: torch.Generator) -> Outcome:
+        epoch, number, indices = task
+        samples: list[dict[str, Tensor]] = []
+        kept: list[int] = []
+        skipped: list[tuple[str, str]] = []
+        for index, seed in zip(indices.tolist(), sample_seeds(self.seed, epoch, indices), strict=True):
+            self.hands.take(epoch, number, index)
+            try:
+                pixels = self.pixels(index)
+            except BrokenPicture as error:
+                if self.on_error == "raise":
+                    raise
+                skipped.append((error.name, error.reason))
+                continue
+            generator.manual_seed(seed)
+            samples.append(self._transform(index, pixels))
+            kept.append(index)
+        self.hands.take(epoch, number, -1)
+        if not samples:
+            raise VitrailError(
+                f"Every picture of batch {number} is broken: " + "; ".join(f"{printable(n)}: {r}" for n, r in skipped)
+            )
+        stacked: dict[str, Tensor] = default_collate(samples)
+        labels = torch.from_numpy(self.source.labels[kept]) if self.source.classes else None
+        names = tuple(self.source.name(index) for index in kept)
+        return Outcome(stacked.pop("images"), labels, torch.tensor(kept), stacked, names, tuple(skipped))
+
+    def _transform(self, index: int, pixels: Tensor) -> dict[str, Tensor]:
+        try:
+            sample = self.transform(pixels)
+        except VitrailError as error:
+            raise VitrailError(f"{printable(self.source.name(index))}: {error}") from None
+        except Exception as error:
+            error.add_note(f"while transforming {printable(self.source.name(index))}")
+            raise
+        return {"images": sample} if isinstance(sample, Tensor) else dict(sample)
+
+    def _mix(self, outcome: Outcome, mixing: Callable[[Batch], Batch]) -> Outcome:
+        batch = mixing(to_batch(outcome))
+        return Outcome(
+            batch.images, batch.labels, batch.indices, dict(batch.extras), batch.names, outcome.skipped, None
+        )
+
+
+def to_batch(outcome: Outcome) -> Batch:
+    """The batch of an outcome without error."""
+    if outcome.images is None or outcome.indices is None:
+        raise ValueError("an outcome with an error has no batch")
+    return Batch(outcome.images, outcome.labels, outcome.indices, outcome.names, outcome.extras)

@@ -1,0 +1,97 @@
+"""What a data set is: pictures by number, with names and, where known, classes."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from jaxtyping import UInt8
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor
+
+from vitrail.contracts import VitrailError
+from vitrail.data.preprocess import to_pixels
+
+
+class Source(ABC):
+    """A data set of pictures. Indices run from 0 to ``len(source) - 1``.
+
+    Attributes:
+        classes: the classes' names by number; empty when the pictures are unlabelled.
+        labels: ``(n,)`` int64 class numbers, -1 where unlabelled.
+        in_memory: whether :meth:`pixels` costs next to nothing, so that caching it would gain nothing.
+    """
+
+    classes: tuple[str, ...]
+    labels: NDArray[np.int64]
+    in_memory: bool = False
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    @abstractmethod
+    def name(self, index: int) -> str:
+        """What the picture is called in messages: its path, where it has one."""
+
+    @abstractmethod
+    def picture(self, index: int) -> Image.Image:
+        """The picture, upright, of mode ``"RGB"`` or ``"L"``.
+
+        Raises:
+            BrokenPicture: it cannot be read.
+        """
+
+    @abstractmethod
+    def describe(self) -> dict[str, Any]:
+        """Where the pictures come from, in plain values for the run's configuration."""
+
+    def pixels(self, index: int) -> UInt8[Tensor, "c h w"]:
+        """The same as :meth:`picture` as a uint8 tensor of 1 or 3 channels."""
+        return to_pixels(self.picture(index))
+
+    def label(self, index: int) -> int | None:
+        """The class number, or None when it is unknown."""
+        label = int(self.labels[index])
+        return None if label < 0 else label
+
+
+class SubsetSource(Source):
+    """Some pictures of another source, in a given order.
+
+    Args:
+        source: where they come from.
+        indices: which, by their numbers there.
+        part: what the subset is called in the configuration, e.g. ``"train"``.
+
+    Raises:
+        VitrailError: an index that the source does not have.
+    """
+
+    def __init__(self, source: Source, indices: Sequence[int] | NDArray[np.int64], part: str = "subset") -> None:
+        self.source = source
+        self.indices = np.asarray(indices, dtype=np.int64)
+        if self.indices.size and not (self.indices.min() >= 0 and self.indices.max() < len(source)):
+            raise VitrailError(f"A subset names pictures outside 0 … {len(source) - 1}")
+        self.part = part
+        self.classes = source.classes
+        self.labels = source.labels[self.indices]
+        self.in_memory = source.in_memory
+
+    def name(self, index: int) -> str:
+        """The name in the whole source."""
+        return self.source.name(int(self.indices[index]))
+
+    def picture(self, index: int) -> Image.Image:
+        """The picture of the whole source."""
+        return self.source.picture(int(self.indices[index]))
+
+    def pixels(self, index: int) -> UInt8[Tensor, "c h w"]:
+        """The pixels of the whole source."""
+        return self.source.pixels(int(self.indices[index]))
+
+    def describe(self) -> dict[str, Any]:
+        """The whole source's description with the part's name and length."""
+        return {**self.source.describe(), "part": self.part, "length": len(self)}

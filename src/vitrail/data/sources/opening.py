@@ -1,0 +1,167 @@
+"""From what the user names to a training and a validation source."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vitrail.contracts import VitrailError
+from vitrail.data.order import split_order
+from vitrail.data.picture import list_pictures, printable
+from vitrail.data.sources.base import Source, SubsetSource
+from vitrail.data.sources.builtin import DigitsSource, ElpvSource
+from vitrail.data.sources.folder import FileSource, FolderSource
+from vitrail.data.sources.hub import HubSource, load_splits
+from vitrail.data.sources.idx import holds_idx, open_fashion_mnist, open_idx_folder
+from vitrail.data.sources.table import CsvSource
+
+KNOWN = (
+    "a folder with one sub-folder per class",
+    "a folder with train/ and val/",
+    "a folder of IDX files",
+    "a .csv file with the columns image,label",
+    "digits",
+    "elpv",
+    "fashion-mnist",
+    "hub:NAME",
+)
+"""What :func:`open_data` understands, for messages and help texts."""
+
+_VAL_FOLDERS = ("val", "valid", "validation", "test")
+
+
+class Splits(NamedTuple):
+    """What is trained on and what is held out."""
+
+    train: Source
+    val: Source
+
+
+def open_data(
+    spec: str | os.PathLike[str],
+    *,
+    val_fraction: float = 0.25,
+    seed: int = 0,
+    online: bool = False,
+    labelled: bool = True,
+) -> Splits:
+    """Open a data set by folder, file or name.
+
+    Args:
+        spec: one of :data:`KNOWN`. A path that exists wins over a name.
+        val_fraction: the share held out, stratified by class, where the data set brings no split of its own.
+        seed: of that split.
+        online: whether ``hub:`` may use the network.
+        labelled: False for methods that need no labels: classes are ignored, any folder of pictures will do.
+
+    Raises:
+        VitrailError: unknown, empty, fewer than two classes, classes that differ between the two parts.
+    """
+    if not 0.0 < val_fraction < 1.0:
+        raise VitrailError(f"val_fraction must lie between 0 and 1, not {val_fraction!r}")
+    path, text = Path(spec), os.fspath(spec)
+    if path.is_dir():
+        splits = _open_folder(path, val_fraction, seed, labelled)
+    elif path.suffix.lower() == ".csv":
+        splits = _open_csv(path, val_fraction, seed, labelled)
+    elif text.startswith("hub:"):
+        splits = _open_hub(text.removeprefix("hub:"), val_fraction, seed, online, labelled)
+    elif text == "fashion-mnist":
+        splits = Splits(*open_fashion_mnist())
+    elif text in ("digits", "elpv"):
+        splits = split_source(DigitsSource() if text == "digits" else ElpvSource(), val_fraction, seed)
+    else:
+        missing = "no such file or folder, and not a known name" if path.parent.name else "not a known name or folder"
+        raise VitrailError(f"{printable(text)}: {missing}. Data can be {'; '.join(KNOWN)}")
+    if labelled:
+        _check_classes(text, splits)
+    return splits
+
+
+def split_source(source: Source, val_fraction: float, seed: int) -> Splits:
+    """Hold out ``round(n * val_fraction)`` pictures, each class by its share (largest remainders), seeded.
+
+    Every class keeps at least one picture on either side. Unlabelled pictures are split as one class.
+
+    Raises:
+        VitrailError: a class with a single picture.
+    """
+    held = np.zeros(len(source), dtype=bool)
+    held[_held_out(source, val_fraction, seed)] = True
+    return Splits(
+        SubsetSource(source, np.flatnonzero(~held), "train"), SubsetSource(source, np.flatnonzero(held), "val")
+    )
+
+
+def _held_out(source: Source, val_fraction: float, seed: int) -> NDArray[np.int64]:
+    groups = {label: np.flatnonzero(source.labels == label) for label in np.unique(source.labels).tolist()}
+    for label, members in groups.items():
+        if len(members) < 2:
+            what = f"class {source.classes[label]!r}" if label >= 0 else "the data set"
+            raise VitrailError(
+                f"{what} has a single picture ({printable(source.name(int(members[0])))}): it cannot be both "
+                "trained on and held out; add more, or leave it out"
+            )
+    exact = {label: len(members) * val_fraction for label, members in groups.items()}
+    counts = {label: int(share) for label, share in exact.items()}
+    spare = round(len(source) * val_fraction) - sum(counts.values())
+    for label in sorted(groups, key=lambda label: (counts[label] - exact[label], label))[: max(0, spare)]:
+        counts[label] += 1
+    picked = [
+        split_order(members, seed)[: min(max(counts[label], 1), len(members) - 1)] for label, members in groups.items()
+    ]
+    return np.concatenate(picked)
+
+
+def _open_folder(path: Path, val_fraction: float, seed: int, labelled: bool) -> Splits:
+    if holds_idx(path):
+        return Splits(*open_idx_folder(path))
+    train, val = path / "train", next((path / n for n in _VAL_FOLDERS if (path / n).is_dir()), None)
+    make = FolderSource if labelled else _unlabelled
+    if train.is_dir() and val is not None:
+        return Splits(make(train), make(val))
+    if train.is_dir() and labelled:
+        return split_source(make(train), val_fraction, seed)
+    return split_source(make(path), val_fraction, seed)
+
+
+def _unlabelled(path: Path) -> FileSource:
+    return FileSource(list_pictures(path), root=os.fspath(path))
+
+
+def _open_csv(path: Path, val_fraction: float, seed: int, labelled: bool) -> Splits:
+    source = CsvSource(path, labelled=labelled)
+    if not source.has_split:
+        return split_source(source, val_fraction, seed)
+    return Splits(CsvSource(path, "train", labelled=labelled), CsvSource(path, "val", labelled=labelled))
+
+
+def _open_hub(name: str, val_fraction: float, seed: int, online: bool, labelled: bool) -> Splits:
+    names = list(load_splits(name, online))
+    train = HubSource(name, "train" if "train" in names else names[0], online, labelled)
+    for part in _VAL_FOLDERS:
+        if part in names and part != train.split:
+            return Splits(train, HubSource(name, part, online, labelled))
+    return split_source(train, val_fraction, seed)
+
+
+def _check_classes(spec: str, splits: Splits) -> None:
+    train, val = splits
+    if train.classes != val.classes:
+        only_train = sorted(set(train.classes) - set(val.classes))
+        only_val = sorted(set(val.classes) - set(train.classes))
+        raise VitrailError(
+            f"{printable(spec)}: the classes differ between training and validation: "
+            f"only in training {only_train or 'none'}, only in validation {only_val or 'none'}"
+        )
+    if len(train.classes) < 2:
+        what = f"only one class ({train.classes[0]!r})" if train.classes else "no classes"
+        raise VitrailError(f"{printable(spec)}: {what}; telling classes apart needs at least two")
+    unseen = sorted(set(np.unique(val.labels).tolist()) - set(np.unique(train.labels).tolist()) - {-1})
+    if unseen:
+        names = ", ".join(repr(train.classes[label]) for label in unseen)
+        raise VitrailError(f"{printable(spec)}: no training picture has the validation's class {names}")

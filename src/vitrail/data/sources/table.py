@@ -1,0 +1,150 @@
+"""A CSV file that names pictures and their labels."""
+
+from __future__ import annotations
+
+import csv
+import os
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+from PIL import Image
+
+from vitrail.contracts import VitrailError
+from vitrail.data.picture import printable, read_picture
+from vitrail.data.sources.base import Source
+
+Part = Literal["train", "val"]
+_PARTS: dict[str, Part] = {
+    "train": "train",
+    "training": "train",
+    "val": "val",
+    "valid": "val",
+    "validation": "val",
+    "test": "val",
+}
+
+
+class _Row(NamedTuple):
+    line: int
+    path: str
+    label: str
+    part: str
+
+
+class CsvSource(Source):
+    """Pictures listed in a CSV file with a header line.
+
+    Columns: ``image`` (a path, relative to the CSV file's folder or absolute), ``label`` (any text), and optionally
+    ``split`` (``train``; ``val``, ``valid``, ``validation`` or ``test``). Others are ignored. UTF-8, comma-separated.
+    Classes are the labels of the whole file, sorted; as numbers where all of them are whole numbers.
+
+    Args:
+        path: the CSV file.
+        part: only the rows of this split, or all rows.
+        channels: 3 (RGB) or 1 (grey).
+        labelled: False ignores the label column, which may then be missing.
+
+    Raises:
+        VitrailError: unreadable, columns missing, no rows, rows without label, a picture listed with two labels or in
+            both splits, files that do not exist (each named with its line).
+    """
+
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        part: Part | None = None,
+        channels: int = 3,
+        labelled: bool = True,
+    ) -> None:
+        self.path = Path(path)
+        self.part = part
+        self.channels = channels
+        rows, self.has_split = _read_rows(self.path, labelled)
+        _check_unique(self.path, rows)
+        _check_files(self.path, rows)
+        self.classes = _sorted_labels({row.label for row in rows}) if labelled else ()
+        if part is not None:
+            if not self.has_split:
+                raise VitrailError(f"{_shown(self.path)}: has no split column")
+            rows = [row for row in rows if row.part == part]
+            if not rows:
+                raise VitrailError(f"{_shown(self.path)}: no row has the split {part!r}")
+        self.paths = [row.path for row in rows]
+        numbers = {label: number for number, label in enumerate(self.classes)}
+        self.labels = np.array([numbers.get(row.label, -1) for row in rows], dtype=np.int64)
+
+    def name(self, index: int) -> str:
+        """The picture's path."""
+        return self.paths[index]
+
+    def picture(self, index: int) -> Image.Image:
+        """The decoded file."""
+        return read_picture(self.paths[index], self.channels)
+
+    def describe(self) -> dict[str, Any]:
+        """Kind, file, split and length."""
+        return {"kind": "csv", "path": os.fspath(self.path), "part": self.part, "length": len(self)}
+
+
+def _read_rows(path: Path, labelled: bool) -> tuple[list[_Row], bool]:
+    try:
+        with path.open(newline="", encoding="utf-8-sig") as file:
+            table = csv.DictReader(file, strict=True)
+            columns = {(column or "").strip().lower(): column for column in table.fieldnames or ()}
+            missing = [name for name in ("image", "label")[: 1 + labelled] if name not in columns]
+            if missing:
+                have = ", ".join(columns) or "none"
+                raise VitrailError(
+                    f"{_shown(path)}: the header lacks the column {' and '.join(missing)}; it has: {have}"
+                )
+            rows = [_row(path, table.line_num, values, columns, labelled) for values in table]
+    except UnicodeDecodeError as error:
+        raise VitrailError(f"{_shown(path)}: is not UTF-8 text ({error.reason} at byte {error.start})") from None
+    except csv.Error as error:
+        raise VitrailError(f"{_shown(path)}: is not a proper CSV file: {error}") from None
+    except OSError as error:
+        raise VitrailError(f"{_shown(path)}: cannot be read: {error.strerror or error}") from None
+    if not rows:
+        raise VitrailError(f"{_shown(path)}: lists no pictures")
+    return rows, "split" in columns
+
+
+def _row(path: Path, line: int, values: dict[str, str], columns: dict[str, str], labelled: bool) -> _Row:
+    def cell(name: str) -> str:
+        return (values.get(columns[name]) or "").strip() if name in columns else ""
+
+    image, label, part = cell("image"), cell("label") if labelled else "", cell("split").lower()
+    if not image:
+        raise VitrailError(f"{_shown(path)}, line {line}: the image cell is empty")
+    if labelled and not label:
+        raise VitrailError(f"{_shown(path)}, line {line}: {printable(image)} has no label")
+    if "split" in columns and part not in _PARTS:
+        raise VitrailError(f"{_shown(path)}, line {line}: split is {part!r}; known are {', '.join(_PARTS)}")
+    return _Row(line, os.fspath(path.parent / image), label, _PARTS.get(part, ""))
+
+
+def _check_unique(path: Path, rows: list[_Row]) -> None:
+    seen: dict[str, _Row] = {}
+    for row in rows:
+        first = seen.setdefault(os.path.normpath(row.path), row)
+        if (first.label, first.part) != (row.label, row.part):
+            what = "with two labels" if first.label != row.label else "in both splits"
+            raise VitrailError(f"{_shown(path)}: lines {first.line} and {row.line} list {printable(row.path)} {what}")
+
+
+def _check_files(path: Path, rows: list[_Row]) -> None:
+    lost = [row for row in rows if not Path(row.path).is_file()]
+    if lost:
+        shown = "; ".join(f"line {row.line}: {printable(row.path)}" for row in lost[:10])
+        more = f"; and {len(lost) - 10} more" if len(lost) > 10 else ""
+        raise VitrailError(f"{_shown(path)}: {len(lost)} of {len(rows)} pictures do not exist: {shown}{more}")
+
+
+def _sorted_labels(labels: set[str]) -> tuple[str, ...]:
+    whole = all(label.removeprefix("-").isdecimal() for label in labels)
+    return tuple(sorted(labels, key=lambda label: (int(label), label)) if whole else sorted(labels))
+
+
+def _shown(path: Path) -> str:
+    return printable(os.fspath(path))

@@ -1,0 +1,146 @@
+"""From a picture to a training sample: random crop, flips, RandAugment, colour jitter, erasing.
+
+All randomness comes from torch's global generator and nowhere else, so that seeding it before a sample determines
+the sample.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float, UInt8
+from PIL import Image
+from torch import Tensor
+from torchvision.transforms import v2
+
+from vitrail.contracts import VitrailError
+from vitrail.data.preprocess import Preprocess, resize, to_picture, to_pixels
+
+
+@dataclass(frozen=True)
+class Augment:
+    """The knobs of augmentation; the defaults are the recipe of DeiT (Touvron et al. 2021, Table 9).
+
+    Attributes:
+        scale: share of the picture's area that the random crop takes (Szegedy et al. 2015); None for the plain
+            resize and centre crop of evaluation.
+        ratio: the random crop's width / height, drawn log-uniformly.
+        hflip: probability of a left-right flip.
+        vflip: probability of a top-bottom flip.
+        quarter_turns: turn by 0, 90, 180 or 270 degrees, equally likely (pictures without an up: cells, satellites).
+        randaugment: ``(operations, magnitude of 30)`` of RandAugment (Cubuk et al. 2020); None for none.
+        color_jitter: strength of random brightness, contrast and saturation; 0 for none.
+        erasing: probability of replacing a random box by noise (Zhong et al. 2020).
+    """
+
+    scale: tuple[float, float] | None = (0.08, 1.0)
+    ratio: tuple[float, float] = (3 / 4, 4 / 3)
+    hflip: float = 0.5
+    vflip: float = 0.0
+    quarter_turns: bool = False
+    randaugment: tuple[int, int] | None = (2, 9)
+    color_jitter: float = 0.0
+    erasing: float = 0.25
+
+    def __post_init__(self) -> None:
+        if self.scale is not None and not 0.0 < self.scale[0] <= self.scale[1] <= 1.0:
+            raise VitrailError(f"Augment: scale must be 0 < low <= high <= 1, not {self.scale}")
+        if not 0.0 < self.ratio[0] <= self.ratio[1] < math.inf:
+            raise VitrailError(f"Augment: ratio must be 0 < low <= high, not {self.ratio}")
+        for name, value in (("hflip", self.hflip), ("vflip", self.vflip), ("erasing", self.erasing)):
+            if not 0.0 <= value <= 1.0:
+                raise VitrailError(f"Augment: {name} is a probability, 0 … 1, not {value}")
+        if self.randaugment is not None and not (self.randaugment[0] >= 0 and 0 <= self.randaugment[1] <= 30):
+            raise VitrailError(f"Augment: randaugment is (operations, magnitude 0 … 30), not {self.randaugment}")
+        if not 0.0 <= self.color_jitter < math.inf:
+            raise VitrailError(f"Augment: color_jitter must be 0 or more, not {self.color_jitter}")
+
+
+class TrainTransform:
+    """Augment a picture and bring it to the model's input.
+
+    With ``augment=None`` it equals ``preprocess`` bit for bit. Otherwise: turn, random crop (or the plain fit), resize,
+    flips, RandAugment, colour jitter, normalise, erase.
+
+    Args:
+        preprocess: the model's preprocessing; gives size, interpolation and normalisation.
+        augment: what is random, or None.
+
+    Raises:
+        VitrailError: RandAugment or colour jitter for a number of bands other than 1 or 3.
+    """
+
+    def __init__(self, preprocess: Preprocess, augment: Augment | None = None) -> None:
+        self.preprocess = preprocess
+        self.augment = augment
+        self._colours: list[v2.Transform] = []
+        self._erase: v2.RandomErasing | None = None
+        if augment is None:
+            return
+        if (augment.randaugment or augment.color_jitter) and preprocess.bands not in (1, 3):
+            raise VitrailError(
+                f"RandAugment and colour jitter work on 1 or 3 bands, the preprocessing has {preprocess.bands}; "
+                "set randaugment=None and color_jitter=0"
+            )
+        if augment.randaugment:
+            fill = [round(255 * mean) for mean in preprocess.mean]
+            # On Pillow pictures its operations are several times faster than on tensors.
+            self._colours += [
+                v2.Lambda(to_picture),
+                v2.RandAugment(*augment.randaugment, interpolation="bilinear", fill=fill),
+                v2.Lambda(to_pixels),
+            ]
+        if augment.color_jitter:
+            strength = augment.color_jitter
+            self._colours.append(v2.ColorJitter(strength, strength, strength))
+        if augment.erasing:
+            self._erase = v2.RandomErasing(augment.erasing, value="random")  # pyright: ignore[reportArgumentType]
+
+    def __call__(self, picture: Image.Image | UInt8[Tensor, "c0 h0 w0"]) -> Float[Tensor, "c h w"]:
+        """One random view of ``picture`` (see :meth:`Preprocess.__call__` for what is accepted)."""
+        augment = self.augment
+        if augment is None:
+            return self.preprocess(picture)
+        pixels = self.preprocess.pixels(picture)
+        turn, across, down = torch.rand(3).tolist()
+        if augment.quarter_turns:
+            pixels = torch.rot90(pixels, int(4 * turn), (1, 2))
+        pixels = self._crop(pixels, augment)
+        flips = [axis for axis, draw, chance in ((2, across, augment.hflip), (1, down, augment.vflip)) if draw < chance]
+        if flips:
+            pixels = pixels.flip(flips)
+        for colour in self._colours:
+            pixels = colour(pixels)
+        sample = self.preprocess.normalize(pixels)
+        return sample if self._erase is None else self._erase(sample)
+
+    def _crop(self, pixels: Tensor, augment: Augment) -> Tensor:
+        if augment.scale is None:
+            return self.preprocess.fit(pixels)
+        top, left, height, width = random_box(pixels.shape[1], pixels.shape[2], augment.scale, augment.ratio)
+        cut = pixels[:, top : top + height, left : left + width]
+        return resize(cut, self.preprocess.size, self.preprocess.interpolation, self.preprocess.antialias)
+
+
+def random_box(
+    height: int, width: int, scale: tuple[float, float], ratio: tuple[float, float]
+) -> tuple[int, int, int, int]:
+    """A random crop box ``(top, left, height, width)`` inside a picture (Szegedy et al. 2015).
+
+    Area uniform in ``scale``, aspect log-uniform in ``ratio``; when ten draws do not fit, the largest centred box whose
+    aspect is nearest.
+    """
+    low, high = math.log(ratio[0]), math.log(ratio[1])
+    # All draws at once: ten calls would cost more than the crop of a small picture.
+    for area, aspect, down, across in torch.rand(10, 4).tolist():
+        pixels = height * width * (scale[0] + area * (scale[1] - scale[0]))
+        shape = math.exp(low + aspect * (high - low))
+        tall, wide = round(math.sqrt(pixels / shape)), round(math.sqrt(pixels * shape))
+        if 0 < tall <= height and 0 < wide <= width:
+            return int(down * (height - tall + 1)), int(across * (width - wide + 1)), tall, wide
+    shape = min(max(width / height, ratio[0]), ratio[1])
+    tall = min(height, max(1, round(width / shape)))
+    wide = min(width, max(1, round(height * shape)))
+    return (height - tall) // 2, (width - wide) // 2, tall, wide
