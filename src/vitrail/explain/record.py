@@ -1,0 +1,262 @@
+"""Recording attention while the fused kernel stays on.
+
+The forward pass runs as ever. A hook on every chosen :class:`~vitrail.nn.Attention` computes, from the tokens that it
+was given, the rows that were asked for and no others: one row per head for the class token, not an N × N matrix.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from math import prod
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from vitrail.contracts import VitrailError
+from vitrail.nn.attention import Attention
+from vitrail.nn.tokens import Grid, Tokens
+
+Query = int | tuple[int, ...]
+"""A place in the sequence (0 is the class token, negatives count from the end), or a patch as ``(row, column)``."""
+
+Fuse = Callable[[Tensor], Tensor]
+"""What is kept of the weights of one layer: ``(B, heads, Q, N)`` to ``(B, heads or 1, Q, N)``."""
+
+
+def every_head(weights: Float[Tensor, "b heads q n"]) -> Float[Tensor, "b heads q n"]:
+    """Keep each head by itself."""
+    return weights
+
+
+def mean_of_heads(weights: Float[Tensor, "b heads q n"]) -> Float[Tensor, "b 1 q n"]:
+    """Keep the mean over the heads only; enough for rollout, at a fraction of the memory."""
+    return weights.mean(dim=1, keepdim=True)
+
+
+@dataclass(frozen=True)
+class LayerAttention:
+    """Attention weights of one layer and what is needed to lay them out on the picture.
+
+    Attributes:
+        weights: ``(B, heads, Q, N)`` float32 on the CPU; rows sum to one over all N tokens, prefix included.
+        queries: ``(Q,)`` int64, the places in the sequence that the rows belong to.
+        grid: the patch grid, ``(H, W)``.
+        prefix: leading tokens that are no patches.
+        keep: ``(B, K)``, which patches were present, or None for all.
+    """
+
+    weights: Float[Tensor, "b heads q n"]
+    queries: Int[Tensor, " q"]
+    grid: Grid
+    prefix: int
+    keep: Int[Tensor, "b k"] | None = None
+
+    def maps(self) -> Float[Tensor, "b heads q *grid"]:
+        """The patches' weights laid out on the grid; NaN where a patch was not present. Prefix columns are left out."""
+        patches = self.weights[..., self.prefix :]
+        if self.keep is not None:
+            whole = patches.new_full((*patches.shape[:-1], prod(self.grid)), float("nan"))
+            places = self.keep[:, None, None].expand_as(patches)
+            patches = whole.scatter(-1, places, patches)
+        return patches.unflatten(-1, self.grid)
+
+    def row(self, query: Query) -> int:
+        """Which of the recorded rows belongs to ``query``.
+
+        Raises:
+            VitrailError: if that query was not recorded.
+        """
+        place = place_of(query, self.grid, self.prefix, self.weights.shape[-1])
+        found = (self.queries == place).nonzero()
+        if not len(found):
+            raise VitrailError(
+                f"the attention of query {query} was not recorded: ask for it with record(…, queries=({query},))"
+            )
+        return int(found[0])
+
+
+class AttentionRecord:
+    """The layers recorded in the latest forward pass, by number; negative numbers count from the last layer.
+
+    Args:
+        depth: how many attention layers the model has.
+    """
+
+    def __init__(self, depth: int) -> None:
+        self.depth = depth
+        self._layers: dict[int, LayerAttention] = {}
+
+    @property
+    def layers(self) -> tuple[int, ...]:
+        """The numbers of the recorded layers, in order."""
+        return tuple(sorted(self._layers))
+
+    def add(self, layer: int, attention: LayerAttention) -> None:
+        """Keep the attention of a layer; a second forward pass replaces the first."""
+        self._layers[layer] = attention
+
+    def __getitem__(self, layer: int) -> LayerAttention:
+        number = layer + self.depth if layer < 0 else layer
+        if number not in self._layers:
+            recorded = ", ".join(map(str, self.layers)) or "none: run the model inside the with block"
+            raise VitrailError(f"layer {layer} of {self.depth} was not recorded; recorded are {recorded}")
+        return self._layers[number]
+
+    def maps(self, layer: int = -1) -> Float[Tensor, "b heads q *grid"]:
+        """Weights of a layer on the patch grid, ``(B, heads, Q, H, W)``."""
+        return self[layer].maps()
+
+    def to_npz(self, path: Path) -> Path:
+        """Write everything recorded, compressed, with no pickled objects.
+
+        The arrays, for layers ``l`` = 00, 01 …:
+
+        ============== ===================== ==========================================================
+        ``depth``      int64, scalar         attention layers in the model
+        ``layers``     int64 ``(L,)``        numbers of the recorded layers
+        ``weights_l``  float32 (B,heads,Q,N) rows of softmax(QKᵀ/√d), prefix tokens first
+        ``queries_l``  int64 ``(Q,)``        places in the sequence of the rows
+        ``grid_l``     int64 ``(2,)``        patch rows and columns
+        ``prefix_l``   int64, scalar         leading tokens that are no patches
+        ``keep_l``     int64 ``(B, K)``      present patches; left out when all are
+        ============== ===================== ==========================================================
+        """
+        arrays: dict[str, Any] = {"depth": np.int64(self.depth), "layers": np.array(self.layers, dtype=np.int64)}
+        for layer in self.layers:
+            attention = self[layer]
+            arrays[f"weights_{layer:02d}"] = attention.weights.numpy()
+            arrays[f"queries_{layer:02d}"] = attention.queries.numpy()
+            arrays[f"grid_{layer:02d}"] = np.array(attention.grid, dtype=np.int64)
+            arrays[f"prefix_{layer:02d}"] = np.int64(attention.prefix)
+            if attention.keep is not None:
+                arrays[f"keep_{layer:02d}"] = attention.keep.numpy()
+        with path.open("wb") as file:
+            np.savez_compressed(file, **arrays)
+        return path
+
+    @classmethod
+    def from_npz(cls, path: Path) -> AttentionRecord:
+        """Read what :meth:`to_npz` wrote.
+
+        Raises:
+            VitrailError: if the file is no such archive.
+        """
+        try:
+            with np.load(path, allow_pickle=False) as file:
+                arrays = {name: file[name] for name in file.files}
+            return cls._from_arrays(arrays)
+        except (KeyError, ValueError, OSError) as error:
+            raise VitrailError(f"{path} is not an attention record: {error}; write one with to_npz()") from error
+
+    @classmethod
+    def _from_arrays(cls, arrays: Mapping[str, np.ndarray]) -> AttentionRecord:
+        record = cls(int(arrays["depth"]))
+        for layer in arrays["layers"].tolist():
+            keep = arrays.get(f"keep_{layer:02d}")
+            attention = LayerAttention(
+                weights=torch.from_numpy(arrays[f"weights_{layer:02d}"]),
+                queries=torch.from_numpy(arrays[f"queries_{layer:02d}"]),
+                grid=tuple(arrays[f"grid_{layer:02d}"].tolist()),
+                prefix=int(arrays[f"prefix_{layer:02d}"]),
+                keep=None if keep is None else torch.from_numpy(keep),
+            )
+            record.add(layer, attention)
+        return record
+
+
+def place_of(query: Query, grid: Grid, prefix: int, length: int) -> int:
+    """The place in a sequence of ``length`` tokens of a token number or of a patch ``(row, column)``.
+
+    Raises:
+        VitrailError: if there is no such token or patch.
+    """
+    if isinstance(query, int):
+        if not -length <= query < length:
+            raise VitrailError(f"there is no token {query} in a sequence of {length}")
+        return query % length
+    if len(query) != len(grid) or any(not 0 <= place < size for place, size in zip(query, grid, strict=True)):
+        raise VitrailError(f"there is no patch {query} on a grid of {' × '.join(map(str, grid))}; rows come first")
+    return prefix + int(np.ravel_multi_index(query, grid))
+
+
+def attention_layers(model: nn.Module) -> list[Attention]:
+    """The model's attention modules in the order they are registered: in a ViT, layer ``i`` is that of block ``i``."""
+    return [module for module in model.modules() if isinstance(module, Attention)]
+
+
+@contextmanager
+def record(
+    model: nn.Module,
+    layers: Sequence[int] | None = None,
+    queries: Sequence[Query] | None = (0,),
+    fuse: Fuse = every_head,
+) -> Iterator[AttentionRecord]:
+    """Record attention weights of every forward pass inside the ``with`` block; the latest one is kept.
+
+    The model's outputs and its kernels do not change. Weights are computed in float32, also under autocast, and
+    carry no gradient. Extra cost: one more query-key projection per recorded layer, and Q × N weights per head.
+
+    Args:
+        model: anything built from :class:`~vitrail.nn.Attention`.
+        layers: layer numbers, negatives from the end; all of them when None.
+        queries: whose rows are wanted: tokens by place, patches by ``(row, column)``; None for all N rows, which does
+            build N × N matrices.
+        fuse: what to keep of the heads: :func:`every_head` or :func:`mean_of_heads`.
+
+    Raises:
+        VitrailError: for a layer, token or patch that does not exist, or a model without attention.
+
+    Example::
+
+        with record(model, layers=(-1,)) as attention, torch.no_grad():
+            logits = model(images)
+        attention.maps(-1)[:, :, 0]  # (B, heads, H, W), what the class token looked at
+    """
+    modules = attention_layers(model)
+    if not modules:
+        raise VitrailError(f"{type(model).__name__} has no attention layers to record")
+    chosen = range(len(modules)) if layers is None else layers
+    for layer in chosen:
+        if not -len(modules) <= layer < len(modules):
+            raise VitrailError(f"there is no layer {layer} in a model of {len(modules)} attention layers")
+    result = AttentionRecord(len(modules))
+    handles = [
+        modules[number].register_forward_pre_hook(_recorder(result, number, queries, fuse), with_kwargs=True)
+        for number in sorted({layer % len(modules) for layer in chosen})
+    ]
+    try:
+        yield result
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _recorder(
+    result: AttentionRecord, number: int, queries: Sequence[Query] | None, fuse: Fuse
+) -> Callable[[Attention, tuple[Any, ...], dict[str, Any]], None]:
+    """The hook of one layer. It sees the arguments of ``forward``, which are also the first ones of ``weights``."""
+
+    def hook(module: Attention, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        tokens: Tokens = args[0] if args else kwargs["tokens"]
+        others = {name: value for name, value in kwargs.items() if name != "tokens"}
+        length = tokens.values.shape[1]
+        wanted = range(length) if queries is None else queries
+        if tokens.keep is not None and any(isinstance(query, tuple) for query in wanted):
+            raise VitrailError("patches cannot be named by row and column when some were dropped: name tokens by place")
+        places = [place_of(query, tokens.grid, tokens.prefix, length) for query in wanted]
+        rows = torch.tensor(places, device=tokens.values.device)
+        values = tokens.values.detach().to(module.qkv.weight.dtype)
+        # Autocast would take the query-key product in half precision; what is shown is exact instead.
+        with torch.no_grad(), torch.autocast(values.device.type, enabled=False):
+            weights = module.weights(tokens.with_values(values), *args[1:], queries=rows, **others)
+            kept = fuse(weights).cpu()
+        keep = None if tokens.keep is None else tokens.keep.cpu()
+        result.add(number, LayerAttention(kept, rows.cpu(), tokens.grid, tokens.prefix, keep))
+
+    return hook
