@@ -1,1 +1,34 @@
-"""Vitrail: jobs."""
+"""The verbs as functions: each takes one config and gives a result."""
+
+from vitrail.jobs.convert import ConvertConfig, convert
+from vitrail.jobs.embed import EmbedConfig, embed
+from vitrail.jobs.evaluate import EvaluateConfig, EvaluateResult, evaluate
+from vitrail.jobs.explain import ExplainConfig, Explanation, explain
+from vitrail.jobs.listing import ListConfig, listing
+from vitrail.jobs.predict import PredictConfig, predict
+from vitrail.jobs.probe import ProbeConfig, ProbeResult, probe
+from vitrail.jobs.train import TrainResult, train
+from vitrail.jobs.train_config import TrainConfig
+
+__all__ = [
+    "ConvertConfig",
+    "EmbedConfig",
+    "EvaluateConfig",
+    "EvaluateResult",
+    "ExplainConfig",
+    "Explanation",
+    "ListConfig",
+    "PredictConfig",
+    "ProbeConfig",
+    "ProbeResult",
+    "TrainConfig",
+    "TrainResult",
+    "convert",
+    "embed",
+    "evaluate",
+    "explain",
+    "listing",
+    "predict",
+    "probe",
+    "train",
+]

@@ -312,7 +312,7 @@ class VisionTransformer(Backbone):
 def _token(count: int, dim: int, std: float = 1e-6) -> nn.Parameter:
     """Learned rows ``(1, count, dim)``; tokens start near zero, positions with deviation 0.02."""
     token = nn.Parameter(torch.empty(1, count, dim))
-    nn.init.trunc_normal_(token, std=std, a=-2 * std, b=2 * std)
+    nn.init.trunc_normal_(token, std=std)
     return token
 
 

@@ -113,4 +113,5 @@ class Attention(nn.Module):
             query = query[:, :, queries]
             if mask is not None and mask.shape[-2] > 1:
                 mask = mask[:, :, queries]
-        return attention_weights(query.float(), key.float(), mask)
+        with torch.autocast(query.device.type, enabled=False):
+            return attention_weights(query.float(), key.float(), mask)

@@ -47,7 +47,8 @@ def init_mae(module: nn.Module) -> None:
 def _lecun_normal(layer: nn.Conv2d) -> None:
     fan_in = layer.weight[0].numel()
     # The cut at two deviations narrows the distribution by this factor; JAX corrects for it.
-    nn.init.trunc_normal_(layer.weight, std=math.sqrt(1 / fan_in) / 0.87962566103423978)
+    std = math.sqrt(1 / fan_in) / 0.87962566103423978
+    nn.init.trunc_normal_(layer.weight, std=std, a=-2 * std, b=2 * std)
     if layer.bias is not None:
         nn.init.zeros_(layer.bias)
 

@@ -1,0 +1,5 @@
+"""``python -m vitrail`` (and so ``torchrun -m vitrail``) is the command line."""
+
+from vitrail.cli import main
+
+main()

@@ -1,0 +1,151 @@
+"""The verbs on the command line, generated from the configs of the jobs."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, get_origin, get_type_hints
+
+import tyro
+from rich.console import Console
+from rich.markup import escape
+
+import vitrail
+from vitrail.contracts import VitrailError
+from vitrail.engine import Interrupted
+from vitrail.jobs import (
+    ConvertConfig,
+    EmbedConfig,
+    EvaluateConfig,
+    ExplainConfig,
+    ListConfig,
+    PredictConfig,
+    ProbeConfig,
+    TrainConfig,
+    convert,
+    embed,
+    evaluate,
+    explain,
+    listing,
+    predict,
+    probe,
+    train,
+)
+from vitrail.jobs.settings import read_config
+from vitrail.recipes import recipe_config, recipe_summaries
+
+
+@dataclass(frozen=True)
+class Verb:
+    """One word of the command line: its options and the job behind it."""
+
+    config: type[Any]
+    job: Callable[[Any], object]
+
+
+VERBS: dict[str, Verb] = {
+    "train": Verb(TrainConfig, train),
+    "probe": Verb(ProbeConfig, probe),
+    "evaluate": Verb(EvaluateConfig, evaluate),
+    "predict": Verb(PredictConfig, predict),
+    "embed": Verb(EmbedConfig, embed),
+    "explain": Verb(ExplainConfig, explain),
+    "list": Verb(ListConfig, lambda config: listing(config, recipe_summaries())),
+    "convert": Verb(ConvertConfig, convert),
+}
+
+USAGE = """usage: vitrail VERB …
+
+  train      train or fine-tune a classifier on pictures
+  probe      measure frozen features: nearest neighbours and a linear probe
+  evaluate   score a trained classifier
+  predict    classes and confidences of pictures, into a table
+  embed      feature vectors of pictures, into a table
+  explain    attention maps and patch features, as PNG and NPZ
+  list       models, weights, data sets and recipes by name
+  convert    a checkpoint from one library's format to another's
+
+vitrail VERB --help shows the options of a verb. Every option can also stand in a YAML file: --config FILE;
+train and probe know recipes by name: --recipe NAME (vitrail list recipes)."""
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Entry point; ends the process with 0, 1 (an error that was explained), 2 (wrong usage) or 130/143 (a signal)."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    if not arguments or arguments[0] in ("-h", "--help"):
+        print(USAGE)
+        sys.exit(0 if arguments else 2)
+    if arguments[0] in ("-V", "--version"):
+        print(f"vitrail {vitrail.__version__}")
+        sys.exit(0)
+    if arguments[0] not in VERBS:
+        _complain(f"there is no verb {arguments[0]!r}; there are {', '.join(VERBS)}")
+        sys.exit(2)
+    verb = arguments[0]
+    try:
+        VERBS[verb].job(parse(verb, arguments[1:]))
+    except Interrupted as stop:
+        _complain(str(stop))
+        sys.exit(stop.exit_code)
+    except VitrailError as error:
+        _complain(str(error))
+        sys.exit(1)
+    except KeyboardInterrupt:
+        _complain("stopped")
+        sys.exit(130)
+
+
+def parse(verb: str, arguments: Sequence[str]) -> Any:
+    """The config that a verb's arguments describe: a recipe's values, then a file's, then the options'."""
+    kind = VERBS[verb].config
+    rest = list(arguments)
+    prog = f"vitrail {verb}"
+    base: dict[str, Any] = {}
+    if (recipe := _take(rest, "--recipe")) is not None:
+        base["default"] = recipe_config(recipe)
+        if not isinstance(base["default"], kind):
+            raise VitrailError(f"recipe {recipe} is not for {verb}: it is a {type(base['default']).__name__}")
+    if (file := _take(rest, "--config")) is not None:
+        stored = _as_arguments(kind, read_config(Path(file)), file)
+        base["default"] = tyro.cli(kind, args=stored, prog=f"{prog} --config {file}:", **base)
+    return tyro.cli(kind, args=rest, prog=prog, **base)
+
+
+def _as_arguments(kind: type[Any], values: Mapping[str, Any], file: str) -> list[str]:
+    """A config file's values as the options that they stand for, so that one parser judges both."""
+    hints = get_type_hints(kind, include_extras=True)
+    unknown = [name for name in values if name not in hints]
+    if unknown:
+        raise VitrailError(f"{file}: unknown option {', '.join(map(str, unknown))}; there are {', '.join(hints)}")
+    arguments: list[str] = []
+    positional: list[str] = []
+    for name, value in values.items():
+        if get_origin(hints[name]) is Annotated:
+            positional.append(str(value))
+        elif isinstance(value, bool):
+            arguments.append(f"--{'' if value else 'no-'}{name}")
+        else:
+            parts = value if isinstance(value, list) else [value]
+            arguments.extend([f"--{name}", *map(str, parts)])
+    return [*positional, *arguments]
+
+
+def _take(arguments: list[str], option: str) -> str | None:
+    """Remove ``option VALUE`` (or ``option=VALUE``) from the arguments and give the value."""
+    for index, argument in enumerate(arguments):
+        if argument.startswith(f"{option}="):
+            del arguments[index]
+            return argument.partition("=")[2]
+        if argument == option:
+            if index + 1 >= len(arguments):
+                raise VitrailError(f"{option} needs a value")
+            value = arguments[index + 1]
+            del arguments[index : index + 2]
+            return value
+    return None
+
+
+def _complain(text: str) -> None:
+    Console(stderr=True, soft_wrap=True, highlight=False).print(f"[red]error:[/] {escape(text)}")

@@ -1,0 +1,74 @@
+"""``vitrail embed``: one vector per picture."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from jaxtyping import Float
+from torch import Tensor
+from tyro.conf import Positional
+
+from vitrail.data import FileSource, SubsetSource, list_pictures
+from vitrail.heads.pool import POOLS
+from vitrail.jobs.bulk import fingerprint, run_in_parts
+from vitrail.jobs.inference import Hardware, run_source
+from vitrail.jobs.models import open_artefact, weights_digest
+from vitrail.jobs.progress import say
+from vitrail.jobs.settings import Settings, default_out
+from vitrail.jobs.tables import Row, check_table_name
+from vitrail.models import Backbone
+
+FeaturePool = Literal["class", "mean", "class_mean"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class EmbedConfig(Settings):
+    """A feature vector of every picture, into a CSV, JSONL or Parquet file. A killed job goes on where it was."""
+
+    source: Positional[str]
+    """A picture, a folder (searched through) or a glob."""
+    pool: FeaturePool = "class"
+    """Class token, mean of the patches, or both side by side."""
+    model: str = "vit_small_patch14_dinov2"
+    """Name of a pretrained model, folder of a run or of an artefact, or a checkpoint file."""
+    out: Path | None = None
+    """The file: .csv, .jsonl or .parquet. Left out: embeddings.parquet under runs/."""
+
+
+class FeatureVector:
+    """Pictures to one vector each: features of the last layer, pooled."""
+
+    def __init__(self, model: Backbone, pool: FeaturePool) -> None:
+        self.model = model
+        self.pool = POOLS[pool](0, 0)
+
+    def __call__(self, images: Float[Tensor, "b c h w"]) -> Float[Tensor, "b d"]:
+        """``(B, D)``, or ``(B, 2·D)`` for class token and mean."""
+        return self.pool(self.model.features(images))
+
+
+def embed(config: EmbedConfig) -> list[Row]:
+    """The embedding of every picture, in order: name and vector."""
+    out = config.out or default_out("embed", config.source, config.model) / "embeddings.parquet"
+    check_table_name(out)
+    artefact = open_artefact(config.model, config.model_overrides(), config.online)
+    source = FileSource(list_pictures(config.source), 1 if artefact.model.in_channels == 1 else 3, config.source)
+    hardware = Hardware.of(config)
+    call = FeatureVector(artefact.model.to(hardware.device).eval(), config.pool)
+
+    def work(part: range) -> list[Row]:
+        chosen = SubsetSource(source, list(part))
+        outputs = run_source(call, chosen, artefact.preprocess, config, hardware, "embed")
+        for name, reason in outputs.skipped:
+            say(f"skipped {name}: {reason}")
+        return [
+            {"name": name, "embedding": vector}
+            for name, vector in zip(outputs.names, outputs.values.tolist(), strict=True)
+        ]
+
+    key = fingerprint(weights_digest(artefact.model), artefact.preprocess, hardware.precision.name, config.pool)
+    rows = run_in_parts([source.name(i) for i in range(len(source))], key, work, out)
+    say(f"{len(rows)} pictures, {len(rows[0]['embedding']) if rows else 0} numbers each → {out}")
+    return rows

@@ -1,0 +1,95 @@
+"""``vitrail evaluate``: scores of a classifier on labelled pictures."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tyro.conf import Positional
+
+from vitrail.contracts import VitrailError
+from vitrail.data import Source, open_data
+from vitrail.jobs.progress import say
+from vitrail.jobs.inference import Hardware, Outputs, classifier, run_source
+from vitrail.jobs.models import artefact_folder, open_artefact, require_classes
+from vitrail.jobs.run import CONFIG, environment, open_run, write_metrics
+from vitrail.jobs.settings import Settings, default_out, read_config
+from vitrail.metrics import ClassificationScores, score_classifier
+from vitrail.weights import Artefact
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluateConfig(Settings):
+    """Score a trained classifier. Without DATA: on the held-out pictures of the run that trained it."""
+
+    data: Positional[str | None] = None
+    """Labelled pictures, as for train. Left out: what the run held out."""
+    model: str
+    """Folder of a run or of an artefact."""
+    split: str = "val"
+    """Part of the data: val or train."""
+    val_fraction: float | None = None
+    """Share held out when the data has no validation part. Left out: as in the run."""
+
+
+@dataclass(frozen=True)
+class EvaluateResult:
+    """Scores, the outputs behind them, and where they were written."""
+
+    scores: ClassificationScores
+    outputs: Outputs
+    out: Path
+
+
+def evaluate(config: EvaluateConfig) -> EvaluateResult:
+    """Score a classifier on labelled pictures and write ``metrics.json``."""
+    artefact = open_artefact(config.model, config.model_overrides(), config.online)
+    require_classes(artefact, config.model)
+    source = _source(config, artefact)
+    hardware = Hardware.of(config)
+    artefact.model.to(hardware.device).eval()
+    out = open_run("evaluate", config, config.out or default_out("evaluate", config.data or "", config.model))
+    outputs = run_source(
+        classifier(artefact.model), source, artefact.preprocess, config, hardware, f"evaluate {config.split}"
+    )
+    scores = score_classifier(outputs.values, outputs.labels, artefact.classes)
+    write_metrics(
+        out,
+        {
+            **scores.headline(),
+            "pictures": len(outputs.names),
+            "skipped": [list(item) for item in outputs.skipped],
+            "confusion": scores.confusion.tolist(),
+            "environment": environment(hardware.device, hardware.precision.reason),
+        },
+    )
+    say(f"accuracy {100 * scores.accuracy:.2f} % on {len(outputs.names)} pictures → {out / 'metrics.json'}")
+    return EvaluateResult(scores, outputs, out)
+
+
+def _source(config: EvaluateConfig, artefact: Artefact) -> Source:
+    remembered = _run_values(config.model)
+    data = config.data or remembered.get("data")
+    if data is None:
+        raise VitrailError(f"{config.model} does not remember the data it was trained on: name the data to evaluate on")
+    same = config.data is None or config.data == remembered.get("data")
+    fraction = config.val_fraction or (remembered.get("val_fraction") if same else None) or 0.25
+    seed = remembered.get("split_seed", 0) if same else config.seed
+    splits = open_data(data, val_fraction=fraction, seed=seed, online=config.online)
+    if config.split not in ("train", "val"):
+        raise VitrailError(f"split must be train or val, not {config.split!r}")
+    source = splits.train if config.split == "train" else splits.val
+    if source.classes != artefact.classes:
+        raise VitrailError(
+            f"the classes differ: {data} has {', '.join(source.classes)}; the model has {', '.join(artefact.classes)}"
+        )
+    return source
+
+
+def _run_values(model: str) -> Mapping[str, Any]:
+    """What the run that made an artefact was asked for; empty for an artefact that stands alone."""
+    folder = artefact_folder(model)
+    config = folder.parent / CONFIG if folder is not None else None
+    return read_config(config) if config is not None and config.is_file() else {}

@@ -1,0 +1,114 @@
+"""Pictures through a model, batch by batch: the one loop behind evaluate, predict, embed and probe."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from vitrail.contracts import Batch, VitrailError
+from vitrail.data import Loader, Preprocess, Source, TrainTransform
+from vitrail.engine import Precision, World, choose_precision, resolve_device
+from vitrail.jobs.progress import track
+from vitrail.jobs.settings import Settings
+
+
+@dataclass(frozen=True)
+class Hardware:
+    """Where and in which number format a model runs."""
+
+    device: torch.device
+    precision: Precision
+
+    @classmethod
+    def of(cls, settings: Settings) -> Hardware:
+        """The device and precision that were asked for."""
+        device = resolve_device(settings.device, World())
+        return cls(device, choose_precision(settings.precision, device))
+
+
+@dataclass(frozen=True)
+class Outputs:
+    """What a model gave for every picture of a source.
+
+    Attributes:
+        values: one row per picture, float32 on the CPU.
+        labels: ``(N,)``, -1 where there is none.
+        indices: ``(N,)``, places in the source.
+        names: the pictures.
+        skipped: broken pictures that were left out, with the reason.
+    """
+
+    values: Float[Tensor, "n d"]
+    labels: Int[Tensor, " n"]
+    indices: Int[Tensor, " n"]
+    names: tuple[str, ...]
+    skipped: tuple[tuple[str, str], ...]
+
+
+def plain_loader(source: Source, preprocess: Preprocess, settings: Settings) -> Loader:
+    """Every picture once, in order, as the model expects it."""
+    return Loader(
+        source,
+        TrainTransform(preprocess, None),
+        batch_size=min(settings.batch_size, max(1, len(source))),
+        seed=settings.seed,
+        shuffle=False,
+        drop_last=False,
+        workers=settings.workers if len(source) > settings.batch_size else 0,
+        on_error=settings.on_error,
+    )
+
+
+def run_batches(
+    call: Callable[[Tensor], Tensor], loader: Loader, hardware: Hardware, title: str, total: int
+) -> Iterator[tuple[Batch, Tensor]]:
+    """Each batch with what ``call`` gives for its pictures, in float32 on the CPU, with progress shown."""
+    with track(title, total) as advance, torch.inference_mode():
+        for batch in loader.epoch(0):
+            with hardware.precision.autocast(hardware.device):
+                values = call(batch.images.to(hardware.device, non_blocking=True))
+            advance(len(batch))
+            yield batch, values.float().cpu()
+
+
+def run_source(
+    call: Callable[[Tensor], Tensor],
+    source: Source,
+    preprocess: Preprocess,
+    settings: Settings,
+    hardware: Hardware,
+    title: str,
+) -> Outputs:
+    """What ``call`` gives for every picture of a source.
+
+    Args:
+        call: ``(B, C, H, W)`` normalised pictures to one row each.
+        source: pictures, labelled or not.
+        preprocess: the model's.
+        settings: batch size, workers, what to do about broken pictures.
+        hardware: where it runs.
+        title: of the progress display.
+    """
+    if not len(source):
+        raise VitrailError("there are no pictures to work on")
+    loader = plain_loader(source, preprocess, settings)
+    results = list(run_batches(call, loader, hardware, title, len(source)))
+    if not results:
+        raise VitrailError("every picture was broken: nothing is left to work on")
+    batches, values = zip(*results, strict=True)
+    return Outputs(
+        values=torch.cat(values),
+        labels=torch.cat([b.labels if b.labels is not None else torch.full((len(b),), -1) for b in batches]),
+        indices=torch.cat([b.indices for b in batches]),
+        names=tuple(name for b in batches for name in b.names),
+        skipped=tuple(loader.skipped),
+    )
+
+
+def classifier(model: nn.Module) -> Callable[[Tensor], Tensor]:
+    """Class probabilities of a model that gives logits."""
+    return lambda images: model(images).float().softmax(dim=-1)

@@ -1,0 +1,67 @@
+"""``vitrail list``: what there is to name."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from fnmatch import fnmatch
+from typing import Literal
+
+import torch
+from rich.console import Console
+from rich.table import Table
+from tyro.conf import Positional
+
+from vitrail.data import KNOWN
+from vitrail.models import build, config_of, list_models
+from vitrail.nn.embed import as_pair
+from vitrail.weights import list_pretrained
+
+
+@dataclass(frozen=True, kw_only=True)
+class ListConfig:
+    """Architectures, pretrained weights, data sets and recipes by name."""
+
+    what: Positional[Literal["models", "weights", "data", "recipes"]] = "models"
+    """Which of them."""
+    match: str = "*"
+    """Shell pattern that names must match."""
+
+
+def listing(config: ListConfig, recipes: Mapping[str, str]) -> list[dict[str, str]]:
+    """Print a table of names on standard output, and give its rows.
+
+    Args:
+        config: what to list.
+        recipes: one line about each recipe, by name.
+    """
+    rows: dict[str, Callable[[], list[dict[str, str]]]] = {
+        "models": _models,
+        "weights": _weights,
+        "data": lambda: [{"name": name} for name in KNOWN],
+        "recipes": lambda: [{"name": name, "about": about} for name, about in recipes.items()],
+    }
+    found = [row for row in rows[config.what]() if fnmatch(row["name"], config.match)]
+    table = Table(*(found[0] if found else ("nothing matches",)), box=None, pad_edge=False)
+    for row in found:
+        table.add_row(*row.values())
+    Console(soft_wrap=True).print(table)
+    return found
+
+
+def _models() -> list[dict[str, str]]:
+    rows = []
+    for name in list_models():
+        config = config_of(name)
+        with torch.device("meta"):
+            parameters = sum(p.numel() for p in build(config).parameters())
+        height, width = as_pair(config.img_size)
+        rows.append({"name": name, "parameters": f"{parameters:,}", "image": f"{height}x{width}"})
+    return rows
+
+
+def _weights() -> list[dict[str, str]]:
+    return [
+        {"name": entry.name, "model": entry.model, "source": entry.source, "licence": entry.licence}
+        for entry in list_pretrained()
+    ]

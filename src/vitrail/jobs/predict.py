@@ -1,0 +1,73 @@
+"""``vitrail predict``: what a trained classifier says of pictures."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from tyro.conf import Positional
+
+from vitrail.contracts import VitrailError
+from vitrail.data import FileSource, SubsetSource, list_pictures
+from vitrail.jobs.bulk import fingerprint, run_in_parts
+from vitrail.jobs.inference import Hardware, classifier, run_source
+from vitrail.jobs.models import open_artefact, require_classes, weights_digest
+from vitrail.jobs.progress import say
+from vitrail.jobs.settings import Settings, default_out
+from vitrail.jobs.tables import Row, check_table_name
+
+
+@dataclass(frozen=True, kw_only=True)
+class PredictConfig(Settings):
+    """Class and confidence of every picture, into a CSV, JSONL or Parquet file. A killed job goes on where it was."""
+
+    source: Positional[str]
+    """A picture, a folder (searched through) or a glob."""
+    model: str
+    """Folder of a run or of an artefact."""
+    top: int = 5
+    """Classes a picture, most probable first."""
+    out: Path | None = None
+    """The file: .csv, .jsonl or .parquet. Left out: predictions.csv under runs/."""
+
+
+def predict(config: PredictConfig) -> list[Row]:
+    """Predictions of every picture, in order: name, label, confidence, and the ``top`` classes with theirs."""
+    if config.top < 1:
+        raise VitrailError(f"top must be at least 1, not {config.top}")
+    out = config.out or default_out("predict", config.source, config.model) / "predictions.csv"
+    check_table_name(out)
+    artefact = open_artefact(config.model, config.model_overrides(), config.online)
+    require_classes(artefact, config.model)
+    source = FileSource(list_pictures(config.source), 1 if artefact.model.in_channels == 1 else 3, config.source)
+    hardware = Hardware.of(config)
+    artefact.model.to(hardware.device).eval()
+    top = min(config.top, len(artefact.classes))
+
+    def work(part: range) -> list[Row]:
+        outputs = run_source(
+            classifier(artefact.model),
+            SubsetSource(source, list(part)),
+            artefact.preprocess,
+            config,
+            hardware,
+            "predict",
+        )
+        for name, reason in outputs.skipped:
+            say(f"skipped {name}: {reason}")
+        confidences, numbers = outputs.values.topk(top, dim=1)
+        return [
+            {
+                "name": name,
+                "label": artefact.classes[row[0]],
+                "confidence": round(sure[0], 6),
+                "top_labels": [artefact.classes[number] for number in row],
+                "top_confidences": [round(confidence, 6) for confidence in sure],
+            }
+            for name, row, sure in zip(outputs.names, numbers.tolist(), confidences.tolist(), strict=True)
+        ]
+
+    key = fingerprint(weights_digest(artefact.model), artefact.preprocess, hardware.precision.name, config.top)
+    rows = run_in_parts([source.name(i) for i in range(len(source))], key, work, out)
+    say(f"{len(rows)} pictures → {out}")
+    return rows

@@ -1,0 +1,148 @@
+"""What a report says: plain values, with no knowledge of how they were trained or how they are drawn."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Float, Int
+from PIL import Image
+from torch import Tensor
+
+from vitrail.contracts import VitrailError
+
+
+@dataclass(frozen=True)
+class Headline:
+    """A figure that the reader should see first.
+
+    Attributes:
+        label: what it is.
+        value: as it is to be read, with its unit.
+        note: on what it was measured, in a few words.
+    """
+
+    label: str
+    value: str
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """A result beside others.
+
+    Attributes:
+        name: whose.
+        value: in per cent, 0 … 100.
+        source: where it is published, or how it was measured.
+        ours: whether it is this run's.
+    """
+
+    name: str
+    value: float
+    source: str = ""
+    ours: bool = False
+
+
+@dataclass(frozen=True)
+class ClassScore:
+    """How one class fared: shares in 0 … 1, and how many pictures it has."""
+
+    name: str
+    precision: float
+    recall: float
+    f1: float
+    support: int
+
+
+@dataclass(frozen=True)
+class FirstBatch:
+    """The first training batch as the model saw it, augmented.
+
+    Attributes:
+        images: ``(B, C, H, W)``, normalised.
+        labels: one a picture; mixed pictures say what they were mixed from.
+        mean: what normalisation subtracted, per band.
+        std: what it divided by, per band.
+    """
+
+    images: Float[Tensor, "b c h w"]
+    labels: Sequence[str]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class Mistake:
+    """A picture that the model got wrong.
+
+    Attributes:
+        picture: as the model saw it (resized and cropped).
+        attention: the map on the patch grid, ``(H, W)``; None when the model has none.
+        true: the class it has.
+        predicted: the class it was given.
+        confidence: in the predicted class, 0 … 1.
+        name: of the picture, its path usually.
+    """
+
+    picture: Image.Image
+    attention: Float[Tensor, "h w"] | None
+    true: str
+    predicted: str
+    confidence: float
+    name: str
+
+
+@dataclass(frozen=True)
+class RunSummary:
+    """Everything a report shows. A part that is empty or None leaves its section out.
+
+    Attributes:
+        title: of the page.
+        command: what to type to get the same run again.
+        config: settings by name.
+        environment: versions, device, time, by name.
+        classes: names, in the order of the confusion matrix.
+        headline: the figures on top.
+        comparison: this run's result and others.
+        comparison_metric: what is compared, with its unit.
+        metrics: ``metrics.csv`` with columns step or epoch, losses, ``val_…`` scores and ``lr``.
+        confusion: counts, ``(classes, classes)``: rows are the true class, columns the predicted one.
+        per_class: scores by class.
+        first_batch: pictures of the first training batch.
+        mistakes: the most telling ones, most confident first.
+        warnings: what went wrong on the way, such as skipped pictures.
+        notes: remarks of the author.
+
+    Raises:
+        VitrailError: when the parts do not fit each other.
+    """
+
+    title: str
+    command: str
+    config: Mapping[str, object] = field(default_factory=dict)
+    environment: Mapping[str, object] = field(default_factory=dict)
+    classes: Sequence[str] = ()
+    headline: Sequence[Headline] = ()
+    comparison: Sequence[Comparison] = ()
+    comparison_metric: str = "Accuracy, %"
+    metrics: Path | None = None
+    confusion: Int[np.ndarray, "k k"] | None = None
+    per_class: Sequence[ClassScore] = ()
+    first_batch: FirstBatch | None = None
+    mistakes: Sequence[Mistake] = ()
+    warnings: Sequence[str] = ()
+    notes: Sequence[str] = ()
+
+    def __post_init__(self) -> None:
+        count = len(self.classes)
+        if self.confusion is not None and self.confusion.shape != (count, count):
+            raise VitrailError(f"a confusion matrix of {count} classes cannot have the shape {self.confusion.shape}")
+        batch = self.first_batch
+        if batch is not None and len(batch.labels) != len(batch.images):
+            raise VitrailError(f"the first batch has {len(batch.images)} pictures but {len(batch.labels)} labels")
+        for row in self.comparison:
+            if not 0 <= row.value <= 100:
+                raise VitrailError(f"comparison values are in per cent, 0 to 100, not {row.value} ({row.name})")

@@ -1,0 +1,96 @@
+"""What every verb is asked with: shared options, and how the values of a config become the parts that do the work."""
+
+from __future__ import annotations
+
+from dataclasses import MISSING, asdict, dataclass, fields
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+
+from vitrail.contracts import VitrailError
+
+ImageSize = int | tuple[int, int]
+Precision = Literal["auto", "fp32", "bf16"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """Options that mean the same for every verb."""
+
+    model: str
+    """Name of a pretrained model, folder of a run or of an artefact, or a checkpoint file."""
+    image_size: ImageSize | None = None
+    """Pixels, one number or height and width. Left out: what the model was made for."""
+    patch_size: ImageSize | None = None
+    """Pixels of a patch. Left out: the model's own; another one resizes the patch projection."""
+    batch_size: int = 32
+    """Pictures at once; in training, pictures per optimiser step over all processes."""
+    seed: int = 0
+    """Of the split and of all randomness."""
+    out: Path | None = None
+    """Where results go. Left out: a folder under runs/ named after the verb, the data and the model."""
+    device: str = "auto"
+    """auto, cpu, cuda, cuda:1, mps."""
+    precision: Precision = "auto"
+    """auto takes bf16 where the hardware proves faster with it."""
+    workers: int = 2
+    """Processes that read and transform pictures; 0 reads in the main one."""
+    on_error: Literal["raise", "skip"] = "raise"
+    """A broken picture stops the job, or is left out and listed."""
+    online: bool = False
+    """Whether models and data sets may be downloaded."""
+
+    def __post_init__(self) -> None:
+        """Refuse numbers that no job can work with."""
+        for name, least in (("batch_size", 1), ("workers", 0), ("seed", 0)):
+            value = asdict(self)[name]
+            if value < least:
+                raise VitrailError(f"{name} must be at least {least}, not {value}")
+        for name, size in (("image_size", self.image_size), ("patch_size", self.patch_size)):
+            sides = () if size is None else (size,) if isinstance(size, int) else size
+            if any(side < 1 for side in sides):
+                raise VitrailError(f"{name} must be at least 1 pixel, not {size}")
+
+    def model_overrides(self) -> dict[str, Any]:
+        """Fields of the architecture that these options replace."""
+        named = {"img_size": self.image_size, "patch_size": self.patch_size}
+        return {name: value for name, value in named.items() if value is not None}
+
+
+def to_plain(config: Settings) -> dict[str, Any]:
+    """A config as plain YAML values, without those that stand at their defaults."""
+    defaults = {f.name: f.default for f in fields(config) if f.default is not MISSING}
+    values = asdict(config)
+    return {
+        name: str(value) if isinstance(value, Path) else list(value) if isinstance(value, tuple) else value
+        for name, value in values.items()
+        if name not in defaults or defaults[name] != value
+    }
+
+
+def write_config(verb: str, config: Settings, path: Path) -> None:
+    """The file that repeats a run: ``vitrail VERB --config FILE``."""
+    header = f"# Repeat with: vitrail {verb} --config {path}\n"
+    path.write_text(header + yaml.safe_dump(to_plain(config), sort_keys=False, allow_unicode=True), encoding="utf-8")
+
+
+def read_config(path: Path) -> dict[str, Any]:
+    """The values of a config file.
+
+    Raises:
+        VitrailError: not a readable YAML mapping.
+    """
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise VitrailError(f"{path}: cannot be read as a config ({error})") from error
+    if not isinstance(values, dict):
+        raise VitrailError(f"{path}: a config is a list of 'name: value' lines, this is {type(values).__name__}")
+    return values
+
+
+def default_out(verb: str, *parts: str) -> Path:
+    """``runs/verb-part-part`` with everything that does not belong in a file name replaced."""
+    safe = ["".join(c if c.isalnum() or c in "._-" else "-" for c in Path(part).name) for part in parts]
+    return Path("runs") / "-".join([verb, *(part for part in safe if part)])

@@ -1,0 +1,266 @@
+"""``vitrail train``: data and a model in; a run folder with a trained, measured, explained model out."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from vitrail.contracts import VitrailError
+from vitrail.data import Loader, Preprocess, Splits, TrainTransform, open_data
+from vitrail.engine import GLOBAL_BATCH, FitResult, World, choose_precision, fit, init, resolve_device
+from vitrail.jobs.inference import Hardware, classifier, run_source
+from vitrail.jobs.models import artefact_folder, fit_bands, preprocess_for
+from vitrail.jobs.progress import say
+from vitrail.jobs.run import CONFIG, METRICS, MODEL, command_line, environment, open_run, write_metrics
+from vitrail.jobs.settings import default_out, read_config, to_plain
+from vitrail.jobs.train_config import TrainConfig
+from vitrail.jobs.train_report import report_run
+from vitrail.methods import Classify
+from vitrail.metrics import ClassificationScores, score_classifier
+from vitrail.models import Backbone
+from vitrail.nn.embed import as_pair
+from vitrail.weights import Artefact, create_model
+
+RESULTS = ("checkpoint.safetensors", "checkpoint.previous.safetensors", "metrics.csv", "nonfinite.json", METRICS)
+FREE = ("workers", "cache", "device", "eval_every", "log_every", "checkpoint_every_s", "tensorboard", "report", "fresh")
+"""Options that may differ when a run goes on: they change no result."""
+
+
+@dataclass(frozen=True)
+class TrainResult:
+    """A finished run: its folder, scores on the held-out pictures, and the model."""
+
+    out: Path
+    scores: ClassificationScores
+    artefact: Artefact
+    report: Path | None
+
+
+@dataclass(frozen=True)
+class Parts:
+    """What one run is made of."""
+
+    config: TrainConfig
+    out: Path
+    splits: Splits
+    model: Backbone
+    preprocess: Preprocess
+    world: World
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Names of the classes."""
+        return self.splits.train.classes
+
+
+def train(config: TrainConfig) -> TrainResult | None:
+    """Train a classifier, or go on with the unfinished run in ``config.out``.
+
+    Returns:
+        The finished run; None on processes other than the first.
+
+    Raises:
+        VitrailError: bad input, or a run in ``out`` that was asked for something else.
+        Interrupted: after a signal, once a checkpoint is written.
+    """
+    started = time.perf_counter()
+    world = init()
+    out = config.out or default_out("train", config.data, config.model)
+    world.on_main(lambda: _claim(config, out))
+    # Drawn before anything else, so that a fresh head is the same in every process and on every resume.
+    torch.manual_seed(config.seed)
+    splits = open_data(
+        config.data, val_fraction=config.val_fraction, seed=config.split_seed, online=config.online
+    )
+    parts = Parts(config, out, splits, *starting_model(config, splits.train.classes), world)
+    loader = training_loader(parts)
+    say_once(world, f"{config.data}: {len(splits.train)} pictures to train on, {len(splits.val)} held out")
+    fitted = fit(
+        Classify(parts.model),
+        loader,
+        config.engine(),
+        out,
+        evaluate=evaluation(parts),
+        fingerprint=fingerprint(parts),
+        world=world,
+        tensorboard=config.tensorboard,
+    )
+    return finish(parts, fitted, loader, time.perf_counter() - started) if world.is_main else None
+
+
+def say_once(world: World, text: str) -> None:
+    """One line from the first process."""
+    if world.is_main:
+        say(text)
+
+
+def starting_model(config: TrainConfig, classes: tuple[str, ...]) -> tuple[Backbone, Preprocess]:
+    """The model as training finds it, frozen as asked, and its preprocessing."""
+    folder = artefact_folder(config.model)
+    if folder is not None:
+        artefact = Artefact.from_pretrained(folder)
+        model, preprocess = artefact.model, artefact.preprocess
+        if config.image_size is not None:
+            preprocess = preprocess.with_size(as_pair(config.image_size))
+        if artefact.classes != classes:
+            model.reset_classifier(len(classes))
+    else:
+        preprocess = preprocess_for(config.model, config.image_size)
+        options = {"img_size": preprocess.size, **config.options(), "num_classes": len(classes)}
+        model = create_model(config.model, pretrained=config.pretrained, online=config.online, **options)
+    config.tuning()(model)
+    preprocess = fit_bands(preprocess, model.in_channels)
+    return model, preprocess if config.crop is None else replace(preprocess, crop=config.crop)
+
+
+def training_loader(parts: Parts) -> Loader:
+    """Shuffled, augmented, mixed batches of this process."""
+    config = parts.config
+    return Loader(
+        parts.splits.train,
+        TrainTransform(parts.preprocess, config.augment()),
+        batch_size=config.micro_batch(parts.world.size),
+        seed=config.seed,
+        workers=config.workers,
+        mixing=config.mixing(len(parts.classes)),
+        rank=parts.world.rank,
+        world_size=parts.world.size,
+        on_error=config.on_error,
+        cache="auto" if config.cache else False,
+    )
+
+
+def evaluation(parts: Parts) -> Callable[[nn.Module], Mapping[str, float]]:
+    """Accuracy and loss on the held-out pictures, shared out over the processes."""
+    config, world = parts.config, parts.world
+    loader = Loader(
+        parts.splits.val,
+        TrainTransform(parts.preprocess, None),
+        batch_size=config.micro_batch(world.size),
+        seed=config.seed,
+        shuffle=False,
+        drop_last=False,
+        workers=config.workers,
+        rank=world.rank,
+        world_size=world.size,
+        on_error=config.on_error,
+        cache="auto" if config.cache else False,
+    )
+    device = resolve_device(config.device, world)
+
+    def evaluate(model: nn.Module) -> Mapping[str, float]:
+        right = total = loss = 0.0
+        for batch in loader.epoch(0):
+            moved = batch.to(device)
+            assert moved.labels is not None
+            logits = model(moved.images).float()
+            right += float((logits.argmax(dim=1) == moved.labels).sum())
+            loss += float(F.cross_entropy(logits, moved.labels, reduction="sum"))
+            total += len(batch)
+        right, loss, total = world.sum([right, loss, total])
+        return {"accuracy": right / max(1.0, total), "loss": loss / max(1.0, total)}
+
+    return evaluate
+
+
+def fingerprint(parts: Parts) -> dict[str, str]:
+    """What must be the same for a run to be gone on with, besides the engine's own settings."""
+    config = parts.config
+    names = hashlib.sha256()
+    for source in (parts.splits.train, parts.splits.val):
+        for index in range(len(source)):
+            names.update(f"{source.name(index)}\0{source.label(index)}\n".encode("utf-8", "surrogatepass"))
+    return {
+        GLOBAL_BATCH: str(config.batch_size),
+        "model": f"{config.model} {parts.model.config}",
+        "tuning": f"{config.tune} {config.tune_blocks} {config.lora_rank} {config.lora_alpha}",
+        "classes": ", ".join(parts.classes),
+        "pictures": names.hexdigest()[:16],
+        "preprocess": str(parts.preprocess),
+        "augmentation": str(config.augment()),
+        "mixing": f"{config.mixup} {config.cutmix} {config.mix_prob} {config.smoothing}",
+    }
+
+
+def finish(parts: Parts, fitted: FitResult, loader: Loader, seconds: float) -> TrainResult:
+    """Keep the model, measure it on the held-out pictures, write figures and report."""
+    config, out = parts.config, parts.out
+    assert isinstance(fitted.model, Backbone)
+    artefact = Artefact(fitted.model, parts.classes, parts.preprocess)
+    artefact.save_pretrained(out / MODEL)
+    device = resolve_device(config.device, parts.world)
+    hardware = Hardware(device, choose_precision(config.precision, device))
+    fitted.model.to(device)
+    outputs = run_source(
+        classifier(fitted.model), parts.splits.val, parts.preprocess, config, hardware, "evaluate"
+    )
+    scores = score_classifier(outputs.values, outputs.labels, parts.classes)
+    skipped = [list(item) for item in (*loader.skipped, *outputs.skipped)]
+    facts = {
+        **scores.headline(),
+        "pictures": {"train": len(parts.splits.train), "val": len(parts.splits.val)},
+        "epochs": config.epochs,
+        "steps": fitted.steps,
+        "seconds": round(seconds, 1),
+        "resumed": fitted.resumed,
+        "confusion": scores.confusion.tolist(),
+        "skipped": skipped,
+        "command": command_line("train", out),
+        "environment": environment(hardware.device, hardware.precision.reason),
+    }
+    report = None
+    if config.report:
+        report = report_run(config, out, parts.splits, artefact, scores, outputs, loader, facts)
+    write_metrics(out, facts)
+    say(f"accuracy {100 * scores.accuracy:.2f} % on {len(outputs.names)} held-out pictures, {seconds:.0f} s")
+    say(f"model {out / MODEL}" + (f", report {report}" if report else ""))
+    return TrainResult(out, scores, artefact, report)
+
+
+def _claim(config: TrainConfig, out: Path) -> None:
+    """Make ``out`` this run's: new, going on, or started over.
+
+    Raises:
+        VitrailError: it holds a run that was asked for something else, or is no run folder at all.
+    """
+    stored = out / CONFIG
+    if config.fresh and stored.is_file():
+        _forget(out)
+    if stored.is_file():
+        _refuse_another(read_config(stored), to_plain(config), out)
+        return
+    if out.is_dir() and any(out.iterdir()):
+        raise VitrailError(f"{out}: holds files that are not a run's; give an empty or new folder with --out")
+    open_run("train", config, out)
+
+
+def _forget(out: Path) -> None:
+    for name in RESULTS:
+        (out / name).unlink(missing_ok=True)
+    for folder in (MODEL, "tensorboard"):
+        shutil.rmtree(out / folder, ignore_errors=True)
+    (out / "report.html").unlink(missing_ok=True)
+    (out / CONFIG).unlink()
+
+
+def _refuse_another(stored: Mapping[str, object], wanted: Mapping[str, object], out: Path) -> None:
+    names = [name for name in {**stored, **wanted} if name not in (*FREE, "out")]
+    differing = [
+        f"{name} was {json.dumps(stored.get(name, 'the default'))}, is {json.dumps(wanted.get(name, 'the default'))}"
+        for name in names
+        if stored.get(name) != wanted.get(name)
+    ]
+    if differing:
+        raise VitrailError(
+            f"{out} holds a run that was asked for something else: {'; '.join(differing)}. "
+            "Repeat its options to go on, add --fresh to start it over, or give another --out"
+        )

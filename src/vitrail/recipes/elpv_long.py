@@ -1,0 +1,16 @@
+"""Fine-tune DINOv2 ViT-S/14 on solar cells at 308 pixels: the longer recipe.
+
+Command: ``vitrail train --recipe elpv_long --seed 0``
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from vitrail.jobs.train_config import TrainConfig
+from vitrail.recipes import elpv
+
+
+def config() -> TrainConfig:
+    """As ``elpv``, at the pictures' own resolution and for longer."""
+    return replace(elpv.config(), image_size=308, epochs=8, drop_path=0.1, eval_every=8)
