@@ -1,0 +1,149 @@
+"""Killed, stopped and starved runs go on as if nothing had been: see the shared list of faults."""
+
+from __future__ import annotations
+
+import csv
+import os
+import random
+import signal
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from engine_zygote import Zygote
+from safetensors.torch import load_file
+
+
+@pytest.fixture(scope="module")
+def zygote(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Zygote]:
+    zygote = Zygote(tmp_path_factory.mktemp("logs"))
+    yield zygote
+    zygote.close()
+
+
+@pytest.fixture(scope="module")
+def undisturbed(zygote: Zygote, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("undisturbed")
+    assert zygote.run("killed", out=str(out)) == 0, zygote.logs()
+    return out
+
+
+def rows(out: Path) -> list[dict[str, str]]:
+    with (out / "metrics.csv").open() as file:
+        return [{name: value for name, value in row.items() if name != "images_per_s"} for row in csv.DictReader(file)]
+
+
+def assert_same_run(out: Path, reference: Path) -> None:
+    ours, theirs = (load_file(folder / "checkpoint.safetensors") for folder in (out, reference))
+    assert ours.keys() == theirs.keys()
+    different = [name for name in ours if not torch.equal(ours[name], theirs[name])]
+    assert not different
+    assert rows(out) == rows(reference)
+
+
+@pytest.mark.parametrize(
+    ("place", "hit"),
+    [
+        ("before the optimiser step", 1),
+        ("before the optimiser step", 7),
+        ("inside the step", 2),
+        ("inside the step", 12),
+        ("half a checkpoint", 1),
+        ("half a checkpoint", 5),
+        ("before the rename", 1),
+        ("before the rename", 6),
+        ("between the renames", 1),
+        ("between the renames", 8),
+        ("after the rename", 3),
+        ("after the rename", 12),
+        ("half a row", 1),
+        ("half a row", 9),
+        ("last batch", 1),
+        ("last batch", 3),
+        ("validation", 1),
+        ("validation", 3),
+    ],
+)
+def test_killed_at_a_place_ends_bit_equal(
+    zygote: Zygote, undisturbed: Path, tmp_path: Path, place: str, hit: int
+) -> None:
+    assert zygote.run("killed", out=str(tmp_path), place=place, hit=hit) == -signal.SIGKILL, zygote.logs()
+    assert zygote.run("killed", out=str(tmp_path)) == 0, zygote.logs()
+    assert_same_run(tmp_path, undisturbed)
+    assert not list(tmp_path.glob("*.partial"))
+
+
+def test_killed_again_and_again_at_random_moments_ends_bit_equal(
+    zygote: Zygote, undisturbed: Path, tmp_path: Path
+) -> None:
+    dice, kills = random.Random(3), 0
+    while True:
+        pid = zygote.start("killed", out=str(tmp_path), pause=0.01)
+        status = zygote.wait(pid, timeout=dice.uniform(0.05, 0.3) * (1 + kills / 10))
+        if status is None:
+            os.kill(pid, signal.SIGKILL)
+            status = zygote.wait(pid)
+        if status == 0:
+            break
+        assert status == -signal.SIGKILL, zygote.logs()
+        kills += 1
+        # The stretches begin shorter than a run and grow, so that a busy machine gets through as well.
+        assert kills < 40
+    assert kills >= 2
+    assert_same_run(tmp_path, undisturbed)
+
+
+def wait_for_steps(out: Path, steps: int) -> None:
+    deadline = time.monotonic() + 20
+    told = out / "steps"
+    while not told.exists() or int(told.read_text() or 0) < steps:
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
+
+
+def members(group: int) -> list[str]:
+    """Living processes of a process group."""
+    found = []
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            fields = stat.read_text().rpartition(")")[2].split()
+        except OSError:
+            continue
+        if int(fields[2]) == group and fields[0] != "Z":
+            found.append(stat.parent.name)
+    return found
+
+
+def no_members(group: int, patience: float = 8.0) -> bool:
+    deadline = time.monotonic() + patience
+    while members(group) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    return not members(group)
+
+
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="looks for orphans in /proc")
+@pytest.mark.parametrize(
+    ("sent", "whole_group", "expected"),
+    [([signal.SIGTERM], False, 143), ([signal.SIGINT], True, 130), ([signal.SIGINT, signal.SIGINT], True, 130)],
+    ids=["sigterm", "ctrl-c", "ctrl-c twice"],
+)
+def test_signals_stop_a_run_with_workers(
+    zygote: Zygote, tmp_path: Path, sent: list[int], whole_group: bool, expected: int
+) -> None:
+    reference, out = tmp_path / "reference", tmp_path / "out"
+    reference.mkdir()
+    out.mkdir()
+    pid = zygote.start("with_workers", out=str(out), pause=0.01)
+    wait_for_steps(out, 3)
+    for number in sent:
+        # A terminal sends Ctrl-C to the workers as well.
+        os.kill(-pid if whole_group else pid, number)
+        time.sleep(0.002)
+    assert zygote.wait(pid, 20) == expected, zygote.logs()
+    assert no_members(pid)
+    assert (out / "checkpoint.safetensors").exists() == (len(sent) == 1)
+    assert zygote.run("with_workers", out=str(out), pause=0.0) == 0, zygote.logs()
+    assert zygote.run("with_workers", out=str(reference), pause=0.0) == 0, zygote.logs()
+    assert_same_run(out, reference)
