@@ -42,7 +42,8 @@ MAX_BYTES = 1 << 30
 """Files larger than this (1 GiB) are refused unread."""
 
 # A closed list: Pillow would otherwise also try formats that start other programs (EPS through Ghostscript).
-_FORMATS = ("JPEG", "MPO", "PNG", "BMP", "GIF", "TIFF", "WEBP", "PPM", "JPEG2000", "AVIF", "TGA", "DIB")
+# "JPEG" includes the multi-picture files of phones.
+_FORMATS = ("JPEG", "PNG", "BMP", "GIF", "TIFF", "WEBP", "PPM", "JPEG2000", "AVIF", "TGA", "DIB")
 
 _UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -251,8 +252,10 @@ def list_pictures(source: str | os.PathLike[str]) -> list[Path]:
             return [path]
         elif has_magic(text):
             # Path.glob takes no absolute patterns.
-            hits = (Path(hit) for hit in glob(text, recursive=True))  # noqa: PTH207
-            found = sorted(hit for hit in hits if hit.suffix.lower() in EXTENSIONS and hit.is_file())
+            hits = (Path(hit) for hit in sorted(glob(text, recursive=True)))  # noqa: PTH207
+            files = (hit for hit in hits if hit.suffix.lower() in EXTENSIONS and hit.is_file())
+            # Through a loop of links one file is found under many names; the first counts.
+            found = sorted({hit.resolve(): hit for hit in reversed(list(files))}.values())
         else:
             raise VitrailError(f"{printable(text)}: no such file or folder")
     except (OSError, RuntimeError, ValueError) as error:

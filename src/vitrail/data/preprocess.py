@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from functools import lru_cache
-from typing import Any, Literal, get_args
+from typing import Any, Literal, TypeVar, get_args
 
 import numpy as np
 import torch
@@ -25,6 +25,9 @@ HALF_STD = (0.5, 0.5, 0.5)
 
 Interpolation = Literal["bicubic", "bilinear", "nearest"]
 Resize = Literal["shortest", "squash"]
+INTERPOLATIONS: tuple[Interpolation, ...] = get_args(Interpolation)
+RESIZES: tuple[Resize, ...] = get_args(Resize)
+_Choice = TypeVar("_Choice", bound=str)
 
 # Beyond this many times the target's side the long side of a resized picture is not computed (1 x 10,000 pixels).
 _LONGEST = 16
@@ -107,12 +110,8 @@ class Preprocess:
             raise VitrailError(f"Preprocess: size must be two positive whole numbers (H, W), not {self.size!r}")
         if not 0.0 < self.crop <= 1.0:
             raise VitrailError(f"Preprocess: crop must lie in (0, 1], not {self.crop!r}")
-        for name, value, known in (
-            ("resize", self.resize, get_args(Resize)),
-            ("interpolation", self.interpolation, get_args(Interpolation)),
-        ):
-            if value not in known:
-                raise VitrailError(f"Preprocess: {name} must be one of {', '.join(known)}, not {value!r}")
+        _choice("resize", self.resize, RESIZES)
+        _choice("interpolation", self.interpolation, INTERPOLATIONS)
         if not self.mean or len(self.mean) != len(self.std):
             raise VitrailError(f"Preprocess: mean has {len(self.mean)} bands and std {len(self.std)}; they must agree")
         if not all(map(math.isfinite, self.mean)) or not all(math.isfinite(s) and s > 0 for s in self.std):
@@ -187,8 +186,8 @@ class Preprocess:
         return cls(
             size=_whole(values["size"]),
             crop=_number("crop", values["crop"]),
-            resize=_text("resize", values["resize"]),  # type: ignore[arg-type]
-            interpolation=_text("interpolation", values["interpolation"]),  # type: ignore[arg-type]
+            resize=_choice("resize", values["resize"], RESIZES),
+            interpolation=_choice("interpolation", values["interpolation"], INTERPOLATIONS),
             antialias=_truth("antialias", values["antialias"]),
             mean=_numbers("mean", values["mean"]),
             std=_numbers("std", values["std"]),
@@ -239,10 +238,11 @@ def _whole(value: object) -> tuple[int, int]:
     return value[0], value[1]
 
 
-def _text(name: str, value: object) -> str:
-    if not isinstance(value, str):
-        raise VitrailError(f"Preprocess: {name} must be text, not {value!r}")
-    return value
+def _choice(name: str, value: object, known: tuple[_Choice, ...]) -> _Choice:
+    for choice in known:
+        if choice == value:
+            return choice
+    raise VitrailError(f"Preprocess: {name} must be one of {', '.join(known)}, not {value!r}")
 
 
 def _truth(name: str, value: object) -> bool:
