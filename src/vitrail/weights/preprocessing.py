@@ -1,0 +1,111 @@
+"""The preprocessing that stands beside other people's checkpoints, and writing ours for them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from vitrail.contracts import VitrailError
+from vitrail.data.preprocess import HALF_MEAN, HALF_STD, Interpolation, Preprocess, Resize
+from vitrail.weights.files import CheckpointError, Raw
+
+PILLOW: dict[int, Interpolation] = {0: "nearest", 2: "bilinear", 3: "bicubic"}
+"""Pillow's numbers of its filters, as Transformers stores them."""
+
+
+def crop_share(size: int, resized: int) -> float:
+    """The ``crop`` whose resized side, ``floor(size / crop)``, is exactly ``resized``."""
+    crop = size / resized
+    return crop if int(size / crop) == resized else math.nextafter(crop, 0.0)
+
+
+def stored_preprocess(raw: Raw) -> Preprocess | None:
+    """What the files beside the weights say, None when they say nothing.
+
+    Raises:
+        CheckpointError: a preprocessing that cannot be had here.
+    """
+    try:
+        if raw.preprocessor:
+            return from_transformers(raw.preprocessor)
+        if raw.config.get("pretrained_cfg"):
+            return from_timm(raw.config["pretrained_cfg"])
+    except (VitrailError, KeyError, TypeError, ValueError) as error:
+        raise CheckpointError(f"{raw.path.parent}: its preprocessing cannot be understood: {error}") from error
+    return None
+
+
+def from_timm(cfg: Mapping[str, Any]) -> Preprocess:
+    """From timm's ``pretrained_cfg``."""
+    modes: dict[str, Resize] = {"center": "shortest", "squash": "squash"}
+    interpolation = cfg.get("interpolation", "bicubic")
+    return Preprocess(
+        size=(int(cfg["input_size"][1]), int(cfg["input_size"][2])),
+        crop=float(cfg.get("crop_pct") or 0.875),
+        resize=modes[cfg.get("crop_mode") or "center"],
+        interpolation="bicubic" if interpolation == "random" else interpolation,
+        mean=tuple(cfg["mean"]),
+        std=tuple(cfg["std"]),
+    )
+
+
+def to_timm(preprocess: Preprocess) -> dict[str, Any]:
+    """The part of timm's ``pretrained_cfg`` that is preprocessing."""
+    return {
+        "crop_pct": preprocess.crop,
+        "crop_mode": "center" if preprocess.resize == "shortest" else "squash",
+        "interpolation": preprocess.interpolation,
+        "mean": list(preprocess.mean),
+        "std": list(preprocess.std),
+    }
+
+
+def from_transformers(values: Mapping[str, Any]) -> Preprocess:
+    """From Transformers' ``preprocessor_config.json``, of any age."""
+    size, resize = _resized(values["size"])
+    cut = values.get("crop_size") if values.get("do_center_crop", "crop_size" in values) else None
+    out = _resized(cut)[0] if cut is not None else size
+    return Preprocess(
+        size=out,
+        crop=crop_share(out[0], size[0]),
+        resize=resize,
+        interpolation=PILLOW[values.get("resample", 2)],
+        mean=tuple(values.get("image_mean") or HALF_MEAN),
+        std=tuple(values.get("image_std") or HALF_STD),
+    )
+
+
+def _resized(size: int | Mapping[str, int] | list[int]) -> tuple[tuple[int, int], Resize]:
+    if isinstance(size, int):
+        return (size, size), "squash"
+    if isinstance(size, Mapping):
+        if "shortest_edge" in size:
+            return (size["shortest_edge"], size["shortest_edge"]), "shortest"
+        return (size["height"], size["width"]), "squash"
+    return (size[0], size[1]), "squash"
+
+
+def to_transformers(preprocess: Preprocess) -> dict[str, Any]:
+    """A ``preprocessor_config.json`` that Transformers' image processors take."""
+    height, width = preprocess.size
+    box = {"height": int(height / preprocess.crop), "width": int(width / preprocess.crop)}
+    if preprocess.resize == "shortest":
+        if height != width:
+            raise CheckpointError("Transformers' processors cut a square out of a picture resized by its short side")
+        kind, size = "BitImageProcessor", {"shortest_edge": box["height"]}
+    else:
+        kind, size = ("ViTImageProcessor" if preprocess.crop == 1.0 else "DeiTImageProcessor"), box
+    crops = kind != "ViTImageProcessor"
+    return {
+        "image_processor_type": kind,
+        "do_resize": True,
+        "size": size,
+        "resample": next(number for number, name in PILLOW.items() if name == preprocess.interpolation),
+        **({"do_center_crop": True, "crop_size": {"height": height, "width": width}} if crops else {}),
+        "do_rescale": True,
+        "rescale_factor": 1 / 255,
+        "do_normalize": True,
+        "image_mean": list(preprocess.mean),
+        "image_std": list(preprocess.std),
+    }
