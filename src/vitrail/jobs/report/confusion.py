@@ -20,8 +20,8 @@ def shorten(name: str, longest: int = LONGEST_NAME) -> str:
     """A name cut in its middle, so that beginnings and ends stay readable."""
     if len(name) <= longest:
         return name
-    head = (longest - 1 + 1) // 2
-    return f"{name[:head]}…{name[len(name) - (longest - 1 - head) :]}"
+    head, tail = longest // 2, (longest - 1) // 2
+    return f"{name[:head]}…{name[-tail:]}"
 
 
 def draw_confusion(confusion: Int[np.ndarray, "k k"], classes: Sequence[str]) -> Figure:
@@ -48,7 +48,7 @@ def draw_confusion(confusion: Int[np.ndarray, "k k"], classes: Sequence[str]) ->
         axes.add_patch(Rectangle(corner, 1, 1, facecolor=ACCENT, alpha=0.08 + 0.92 * share[row, column], linewidth=0))
     if count <= NUMBERS_UP_TO:
         for (row, column), number in np.ndenumerate(confusion):
-            colour = MUTED if not number else ON_ACCENT if share[row, column] > 0.5 else INK
+            colour = MUTED if not number else ON_ACCENT if share[row, column] > 0.55 else INK
             axes.text(column + 0.5, row + 0.5, f"{number:,}", color=colour, fontsize=9, ha="center", va="center")
     size = 9 if count <= NUMBERS_UP_TO else 7
     for place, name in enumerate(names):
@@ -69,14 +69,21 @@ def draw_confusion(confusion: Int[np.ndarray, "k k"], classes: Sequence[str]) ->
     return figure
 
 
-def most_confused(confusion: Int[np.ndarray, "k k"], classes: Sequence[str], count: int = 5) -> list[tuple[str, str, int, float]]:
+def most_confused(
+    confusion: Int[np.ndarray, "k k"], classes: Sequence[str], count: int = 5
+) -> list[tuple[str, str, int, float]]:
     """The commonest errors: true class, predicted class, how often, and what share of the true class that is."""
     errors = confusion.copy()
     np.fill_diagonal(errors, 0)
     order = np.argsort(errors, axis=None, kind="stable")[::-1][:count]
     found = [divmod(int(place), len(classes)) for place in order]
     return [
-        (classes[true], classes[predicted], int(errors[true, predicted]), errors[true, predicted] / confusion[true].sum())
+        (
+            classes[true],
+            classes[predicted],
+            int(errors[true, predicted]),
+            errors[true, predicted] / confusion[true].sum(),
+        )
         for true, predicted in found
         if errors[true, predicted]
     ]

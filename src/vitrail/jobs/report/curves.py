@@ -103,9 +103,7 @@ def _draw_group(axes: Axes, group: Mapping[str, Curve]) -> None:
         if len(x) >= SMOOTH_ABOVE and not name.startswith("val_"):
             axes.plot(x, y, color=colour, linestyle=dashes, linewidth=0.8, alpha=0.28)
             y, marker = running_mean(y, max(3, len(y) // 30)), ""
-        axes.plot(
-            x, y, color=colour, linestyle=dashes, linewidth=1.6, marker=marker, markersize=3, label=_spoken(name)
-        )
+        axes.plot(x, y, color=colour, linestyle=dashes, linewidth=1.6, marker=marker, markersize=3, label=_spoken(name))
     if len(group) > 1:
         legend = axes.legend(frameon=False, fontsize=8, labelcolor=MUTED, handlelength=1.4, borderaxespad=0.2)
         for text in legend.get_texts():
@@ -136,7 +134,9 @@ def _mark_best(axes: Axes, group: Mapping[str, Curve]) -> None:
     x, y = next(iter(group.values()))
     best = int(y.argmax())
     left = best > len(x) / 2
-    axes.plot(x[best], y[best], marker="o", markersize=6, markerfacecolor="none", markeredgecolor=INK, markeredgewidth=1)
+    axes.plot(
+        x[best], y[best], marker="o", markersize=6, markerfacecolor="none", markeredgecolor=INK, markeredgewidth=1
+    )
     axes.annotate(
         f"{y[best]:.4f}".rstrip("0").rstrip(".") if abs(y[best]) < 100 else f"{y[best]:.4g}",
         (x[best], y[best]),

@@ -1,0 +1,227 @@
+"""The page: its sections in the order in which a reader wants them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from PIL import Image
+
+from vitrail.explain.figures import to_image, two_panel
+from vitrail.explain.paint import ATTENTION_COLOURS, picture_of
+from vitrail.jobs.report.confusion import draw_confusion, most_confused
+from vitrail.jobs.report.curves import draw_curves
+from vitrail.jobs.report.html import definitions, picture, section, table, text
+from vitrail.jobs.report.summary import ClassScore, FirstBatch, Mistake, RunSummary
+from vitrail.jobs.report.svg import to_svg
+
+NAME = "report.html"
+BATCH_SHOWN = 32
+"""Pictures of the first batch that are shown."""
+THUMBNAIL = 224
+MISTAKE_SIDE = 2.0
+"""Inches of a panel at the figures' 200 dots per inch: sharp on a screen of double density."""
+LISTED = 6
+"""Warnings that are shown without a click."""
+
+POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
+"""The page may load nothing and run nothing, whatever a class or file name holds."""
+
+
+def write_report(run: RunSummary, out: Path) -> Path:
+    """Write ``report.html``, one file with everything in it, into a folder.
+
+    Args:
+        run: what it says.
+        out: the folder; made when missing.
+
+    Returns:
+        The file.
+
+    Raises:
+        VitrailError: ``metrics.csv`` cannot be read.
+    """
+    page = render(run)
+    out.mkdir(parents=True, exist_ok=True)
+    part, path = out / f"{NAME}.part", out / NAME
+    # File names may hold bytes that are no text; a question mark is shown for each.
+    part.write_bytes(page.encode("utf-8", errors="replace"))
+    return part.replace(path)
+
+
+def render(run: RunSummary) -> str:
+    """The page as text."""
+    parts = [
+        _headline(run),
+        _warnings(run),
+        _comparison(run),
+        _curves(run),
+        _confusion(run),
+        _per_class(run.per_class),
+        _mistakes(run),
+        _first_batch(run.first_batch),
+        _notes(run),
+        section("Do it again", f"<pre><code>{text(run.command)}</code></pre>") if run.command else "",
+        section("Settings", definitions(run.config)) if run.config else "",
+        section("Environment", definitions(run.environment)) if run.environment else "",
+    ]
+    style = Path(__file__).with_name("report.css").read_text(encoding="utf-8")
+    return (
+        '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">'
+        '<meta name="color-scheme" content="light dark">'
+        f'<meta http-equiv="Content-Security-Policy" content="{POLICY}">'
+        f"<title>{text(run.title)}</title><style>\n{style}</style></head>\n<body><main>\n"
+        f"<header>{_mark()}<h1>{text(run.title)}</h1></header>\n"
+        + "\n".join(part for part in parts if part)
+        + "\n</main><footer>Written by Vitrail.</footer></body></html>\n"
+    )
+
+
+def _mark() -> str:
+    """Nine patches of glass."""
+    shares = (0.12, 0.3, 0.55, 0.22, 0.78, 0.45, 0.62, 0.35, 0.9)
+    panes = "".join(
+        f'<rect x="{i % 3 * 11}" y="{i // 3 * 11}" width="10" height="10" rx="1.5" fill="{_colour(share)}"/>'
+        for i, share in enumerate(shares)
+    )
+    return f'<svg class="mark" viewBox="0 0 32 32" aria-hidden="true">{panes}</svg>'
+
+
+def _colour(share: float) -> str:
+    red, green, blue, _ = ATTENTION_COLOURS(share, bytes=True)
+    return f"#{red:02x}{green:02x}{blue:02x}"
+
+
+def _headline(run: RunSummary) -> str:
+    if not run.headline:
+        return ""
+    figures = (
+        f"<div><dt>{text(item.label)}</dt><dd>{text(item.value)}"
+        + (f"<small>{text(item.note)}</small>" if item.note else "")
+        + "</dd></div>"
+        for item in run.headline
+    )
+    return f'<dl class="headline">{"".join(figures)}</dl>'
+
+
+def _warnings(run: RunSummary) -> str:
+    if not run.warnings:
+        return ""
+    shown, more = run.warnings[:LISTED], run.warnings[LISTED:]
+    lines = "".join(f"<li>{text(line)}</li>" for line in shown)
+    rest = "".join(f"<li>{text(line)}</li>" for line in more)
+    hidden = f"<details><summary>and {len(more)} more</summary><ul>{rest}</ul></details>" if more else ""
+    title = "1 warning" if len(run.warnings) == 1 else f"{len(run.warnings)} warnings"
+    return f'<aside class="warnings"><h2>{title}</h2><ul>{lines}</ul>{hidden}</aside>'
+
+
+def _comparison(run: RunSummary) -> str:
+    if not run.comparison:
+        return ""
+    rows = "".join(
+        f'<li{" class=ours" if row.ours else ""}><span class="name">{text(row.name)}</span>'
+        f'<span class="value">{row.value:.2f}</span>'
+        f'<span class="track"><span class="bar" style="width: {row.value:.3f}%"></span></span>'
+        f'<span class="source">{text(row.source) if row.source else ""}</span></li>'
+        for row in run.comparison
+    )
+    return section("Beside others", f'<ol class="comparison">{rows}</ol>', lead=run.comparison_metric)
+
+
+def _curves(run: RunSummary) -> str:
+    figure = draw_curves(run.metrics) if run.metrics is not None else None
+    return "" if figure is None else section("Curves", to_svg(figure, "curves", "Losses, scores and learning rate"))
+
+
+def _confusion(run: RunSummary) -> str:
+    if run.confusion is None or not run.classes:
+        return ""
+    right, total = int(run.confusion.trace()), int(run.confusion.sum())
+    figure = to_svg(draw_confusion(run.confusion, run.classes), "confusion", "Confusion matrix")
+    worst = most_confused(run.confusion, run.classes)
+    rows = [
+        (text(true), text(predicted), f"{count:,}", f"{100 * share:.1f} %") for true, predicted, count, share in worst
+    ]
+    heads = ("True", "Taken for", "Pictures", "Of its class")
+    listed = table(heads, rows, "confused", numbers=(2, 3)) if rows and len(run.classes) > 2 else ""
+    lead = f"{right:,} of {total:,} right. Counts; the shade is the share of the true class."
+    return section("Confusion", f'<div class="beside">{figure}{listed}</div>', lead=lead)
+
+
+def _per_class(scores: Sequence[ClassScore]) -> str:
+    if not scores:
+        return ""
+    rows = [
+        (
+            text(score.name),
+            *(_meter(share) for share in (score.precision, score.recall, score.f1)),
+            f"{score.support:,}",
+        )
+        for score in scores
+    ]
+    heads = ("Class", "Precision", "Recall", "F1", "Pictures")
+    return section("Class by class", table(heads, rows, "classes", numbers=(1, 2, 3, 4)))
+
+
+def _meter(share: float) -> str:
+    if share != share:
+        return '<span class="muted">–</span>'
+    return f'<span class="meter" style="--share: {share:.4f}">{100 * share:.1f}</span>'
+
+
+def _mistakes(run: RunSummary) -> str:
+    if not run.mistakes:
+        return ""
+    mapped = any(mistake.attention is not None for mistake in run.mistakes)
+    lead = "The pictures it got wrong, the surest errors first."
+    if mapped:
+        lead += " Right of each: where it looked, patch by patch, each picture on its own scale."
+    cards = "".join(_mistake(mistake) for mistake in run.mistakes)
+    return section("Mistakes", _scale() if mapped else "", f'<div class="mistakes">{cards}</div>', lead=lead)
+
+
+def _mistake(mistake: Mistake) -> str:
+    if mistake.attention is None:
+        image = _thumbnail(mistake.picture.convert("RGB"), 2 * THUMBNAIL)
+    else:
+        image = to_image(two_panel(mistake.picture, mistake.attention, legend="", side=MISTAKE_SIDE), background=None)
+    alt = f"{mistake.name}: {mistake.true}, taken for {mistake.predicted}"
+    return (
+        f'<figure>{picture(image, alt)}<figcaption><span class="verdict"><b>{text(mistake.true)}</b> taken for '
+        f'<b class="wrong">{text(mistake.predicted)}</b></span> '
+        f'<span class="sure">{100 * mistake.confidence:.1f} % sure</span>'
+        f'<span class="file">{text(mistake.name)}</span></figcaption></figure>'
+    )
+
+
+def _scale() -> str:
+    stops = ", ".join(_colour(i / 8) for i in range(9))
+    return (
+        f'<p class="scale">no attention <i style="background: linear-gradient(90deg, {stops})"></i> most attention</p>'
+    )
+
+
+def _first_batch(batch: FirstBatch | None) -> str:
+    if batch is None or not len(batch.images):
+        return ""
+    cells = "".join(
+        f"<figure>{picture(_thumbnail(picture_of(image, batch.mean, batch.std), THUMBNAIL), label)}"
+        f"<figcaption>{text(label)}</figcaption></figure>"
+        for image, label in zip(batch.images[:BATCH_SHOWN], batch.labels, strict=False)
+    )
+    count = len(batch.images)
+    some = f"the first {BATCH_SHOWN} of {count}" if count > BATCH_SHOWN else f"all {count}"
+    lead = f"The first training batch as the model saw it, augmentation included: {some} pictures."
+    return section("First batch", f'<div class="batch">{cells}</div>', lead=lead)
+
+
+def _thumbnail(image: Image.Image, side: int) -> Image.Image:
+    small = image.copy()
+    small.thumbnail((side, side), Image.Resampling.LANCZOS)
+    return small
+
+
+def _notes(run: RunSummary) -> str:
+    lines = "".join(f"<li>{text(note)}</li>" for note in run.notes)
+    return section("Notes", f"<ul>{lines}</ul>") if lines else ""
