@@ -11,9 +11,9 @@ from tyro.conf import Positional
 
 from vitrail.contracts import VitrailError
 from vitrail.data import Source, open_data
-from vitrail.jobs.progress import say
 from vitrail.jobs.inference import Hardware, Outputs, classifier, run_source
-from vitrail.jobs.models import artefact_folder, open_artefact, require_classes
+from vitrail.jobs.models import artefact_folder, open_model, preprocess_of, require_classes
+from vitrail.jobs.progress import say
 from vitrail.jobs.run import CONFIG, environment, open_run, write_metrics
 from vitrail.jobs.settings import Settings, default_out, read_config
 from vitrail.metrics import ClassificationScores, score_classifier
@@ -45,14 +45,14 @@ class EvaluateResult:
 
 def evaluate(config: EvaluateConfig) -> EvaluateResult:
     """Score a classifier on labelled pictures and write ``metrics.json``."""
-    artefact = open_artefact(config.model, config.model_overrides(), config.online)
+    artefact = open_model(config.model, config.model_overrides(), online=config.online)
     require_classes(artefact, config.model)
     source = _source(config, artefact)
     hardware = Hardware.of(config)
     artefact.model.to(hardware.device).eval()
     out = open_run("evaluate", config, config.out or default_out("evaluate", config.data or "", config.model))
     outputs = run_source(
-        classifier(artefact.model), source, artefact.preprocess, config, hardware, f"evaluate {config.split}"
+        classifier(artefact.model), source, preprocess_of(artefact), config, hardware, f"evaluate {config.split}"
     )
     scores = score_classifier(outputs.values, outputs.labels, artefact.classes)
     write_metrics(

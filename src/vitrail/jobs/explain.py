@@ -26,7 +26,7 @@ from vitrail.explain import (
 )
 from vitrail.explain.figures import colour_panel, head_grid, layer_head_grid, save, two_panel
 from vitrail.jobs.inference import Hardware
-from vitrail.jobs.models import open_artefact
+from vitrail.jobs.models import open_model, preprocess_of
 from vitrail.jobs.progress import say, track
 from vitrail.jobs.settings import Settings, default_out
 from vitrail.weights import Artefact
@@ -61,7 +61,7 @@ class Explanation:
 
 def explain(config: ExplainConfig) -> list[Explanation]:
     """Draw and save what the model looked at in every picture."""
-    artefact = open_artefact(config.model, config.model_overrides(), config.online)
+    artefact = open_model(config.model, config.model_overrides(), online=config.online)
     hardware = Hardware.of(config)
     artefact.model.to(hardware.device).eval()
     out = config.out or default_out("explain", config.source, config.model)
@@ -98,7 +98,7 @@ def whole_picture(preprocess: Preprocess, picture: Image.Image, patch: tuple[int
 def _explain_one(
     config: ExplainConfig, artefact: Artefact, hardware: Hardware, path: Path, folder: Path
 ) -> Explanation:
-    model, preprocess = artefact.model, artefact.preprocess
+    model, preprocess = artefact.model, preprocess_of(artefact)
     picture = read_picture(path, 1 if model.in_channels == 1 else 3)
     if config.whole:
         preprocess = whole_picture(preprocess, picture, model.patch_size)

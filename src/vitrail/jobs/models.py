@@ -13,68 +13,60 @@ import torch
 from vitrail.contracts import VitrailError
 from vitrail.data import Preprocess
 from vitrail.models import Backbone
-from vitrail.nn.embed import as_pair
-from vitrail.weights import Artefact, create_model, pretrained_preprocess
+from vitrail.weights import Artefact, create_model, is_artefact, load_pretrained
 
 
-def artefact_folder(model: str) -> Path | None:
-    """The artefact that a folder is (``config.json``) or holds (``model/``, a run's), if any."""
-    folder = Path(model)
-    for candidate in (folder, folder / "model"):
-        if (candidate / "config.json").is_file() and (candidate / "model.safetensors").is_file():
-            return candidate
-    return None
-
-
-def open_artefact(
-    model: str, overrides: Mapping[str, Any] | None = None, online: bool = False, pretrained: bool = True
+def open_model(
+    model: str, options: Mapping[str, Any] | None = None, *, pretrained: bool = True, online: bool = False
 ) -> Artefact:
-    """The model that answers for ``model``, with its classes and preprocessing.
+    """The model that answers for ``model``, with its classes (none when its head is fresh) and preprocessing.
 
     Args:
-        model: artefact folder, run folder, checkpoint file or pretrained name.
-        overrides: fields of the architecture to replace (``img_size``, ``patch_size``).
+        model: artefact folder, run folder, checkpoint file, pretrained or architecture name.
+        options: fields of the architecture to replace (``img_size``, ``num_classes``, ``drop_path`` …).
+        pretrained: False for a named architecture with fresh weights.
         online: whether weights may be downloaded.
-        pretrained: False for a named architecture with fresh weights (a baseline).
 
     Raises:
         VitrailError: a run that has not finished, an unknown name, weights that are nowhere to be had.
     """
-    overrides = dict(overrides or {})
+    options = dict(options or {})
     folder = artefact_folder(model)
-    if folder is not None:
-        artefact = Artefact.from_pretrained(folder)
-        return resized(artefact, overrides) if overrides else artefact
-    if (Path(model) / "config.yaml").is_file():
+    if folder is None and (Path(model) / "config.yaml").is_file():
         raise VitrailError(f"{model}: this run has not finished, so it has no model yet; repeat its command to go on")
-    preprocess = preprocess_for(model, overrides.get("img_size"))
-    overrides.setdefault("img_size", preprocess.size)
-    backbone = create_model(model, pretrained=pretrained, online=online, **overrides)
-    return Artefact(backbone.eval(), classes=(), preprocess=fit_bands(preprocess, backbone.in_channels))
+    name = model if folder is None else str(folder)
+    if not pretrained:
+        backbone = create_model(name, **options)
+        return Artefact(backbone, (), _fitted(Preprocess(), backbone))
+    loaded = load_pretrained(name, online=online, **options)
+    preprocess = loaded.preprocess or Preprocess(size=loaded.model.img_size)
+    if "img_size" not in options and preprocess.size != loaded.model.img_size:
+        # Weights whose authors classify at another size than they trained at: positions are resized once, here.
+        loaded = load_pretrained(name, online=online, **options, img_size=preprocess.size)
+    return Artefact(loaded.model, loaded.classes, _fitted(preprocess, loaded.model))
 
 
-def fit_bands(preprocess: Preprocess, bands: int) -> Preprocess:
-    """The same preprocessing for pictures of ``bands`` bands: other numbers of them get the mean of the known ones."""
-    if len(preprocess.mean) == bands:
-        return preprocess
-    mean = sum(preprocess.mean) / len(preprocess.mean)
-    std = sum(preprocess.std) / len(preprocess.std)
-    return replace(preprocess, mean=(mean,) * bands, std=(std,) * bands)
+def artefact_folder(model: str) -> Path | None:
+    """The artefact that a folder is, or holds as ``model/`` (a run's), if any."""
+    return next((folder for folder in (Path(model), Path(model) / "model") if is_artefact(folder)), None)
 
 
-def preprocess_for(model: str, image_size: int | tuple[int, int] | None) -> Preprocess:
-    """The preprocessing that a named model or checkpoint expects, at another size when one is given."""
-    preprocess = pretrained_preprocess(model)
-    return preprocess if image_size is None else preprocess.with_size(as_pair(image_size))
+def with_crop(artefact: Artefact, crop: float | None) -> Artefact:
+    """The same model with another share of the picture kept by the centre crop; None leaves it."""
+    if crop is None or artefact.preprocess is None:
+        return artefact
+    return Artefact(artefact.model, artefact.classes, replace(artefact.preprocess, crop=crop))
 
 
-def resized(artefact: Artefact, overrides: Mapping[str, Any]) -> Artefact:
-    """The same model for pictures of another size; positions follow."""
-    other = sorted(set(overrides) - {"img_size"})
-    if other:
-        raise VitrailError(f"{', '.join(other)} of a trained model cannot be changed; only image_size can")
-    size = as_pair(overrides["img_size"])
-    return Artefact(artefact.model, artefact.classes, replace(artefact.preprocess, size=size))
+def preprocess_of(artefact: Artefact) -> Preprocess:
+    """The preprocessing that an artefact holds.
+
+    Raises:
+        VitrailError: it was saved without one, so nobody knows what its pictures must look like.
+    """
+    if artefact.preprocess is None:
+        raise VitrailError("this model was saved without its preprocessing; save it again with one to use it")
+    return artefact.preprocess
 
 
 def require_classes(artefact: Artefact, model: str) -> None:
@@ -92,3 +84,13 @@ def weights_digest(model: Backbone) -> str:
         digest.update(name.encode())
         digest.update(value.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()[:16]
+
+
+def _fitted(preprocess: Preprocess, model: Backbone) -> Preprocess:
+    """The same preprocessing at the model's own size and number of bands (new bands get the mean of the known ones)."""
+    preprocess = preprocess.with_size(model.img_size)
+    bands = model.in_channels
+    if len(preprocess.mean) == bands:
+        return preprocess
+    mean, std = (sum(values) / len(values) for values in (preprocess.mean, preprocess.std))
+    return replace(preprocess, mean=(mean,) * bands, std=(std,) * bands)

@@ -17,7 +17,7 @@ from vitrail.data import Source, open_data
 from vitrail.jobs.bulk import fingerprint
 from vitrail.jobs.embed import FeaturePool, FeatureVector
 from vitrail.jobs.inference import Hardware, Outputs, run_source
-from vitrail.jobs.models import open_artefact, weights_digest
+from vitrail.jobs.models import open_model, preprocess_of, weights_digest, with_crop
 from vitrail.jobs.progress import say
 from vitrail.jobs.run import command_line, environment, open_run, write_metrics
 from vitrail.jobs.settings import Settings, default_out
@@ -27,10 +27,10 @@ from vitrail.weights import Artefact
 
 @dataclass(frozen=True, kw_only=True)
 class ProbeConfig(Settings):
-    """Measure frozen features by k-nearest neighbours and logistic regression. Each picture is encoded once, and kept."""
+    """Measure frozen features by nearest neighbours and logistic regression. Each picture is encoded once, and kept."""
 
     data: Positional[str]
-    """A folder (train/ and val/, or one folder per class), a .csv, an IDX folder, or digits, elpv, fashion-mnist, hub:NAME."""
+    """A folder (train/ and val/, or one per class), a .csv, an IDX folder, or digits, elpv, fashion-mnist, hub:NAME."""
     model: str = "vit_small_patch14_dinov2"
     """Name of a pretrained model, folder of a run or of an artefact, or a checkpoint file."""
     pretrained: bool = True
@@ -59,14 +59,11 @@ class ProbeResult:
 def probe(config: ProbeConfig) -> ProbeResult:
     """Encode the data once, then measure; figures go to ``OUT/metrics.json``."""
     started = time.perf_counter()
-    splits = open_data(
-        config.data, val_fraction=config.val_fraction, seed=config.split_seed, online=config.online
-    )
+    splits = open_data(config.data, val_fraction=config.val_fraction, seed=config.split_seed, online=config.online)
     classes = splits.train.classes
     torch.manual_seed(config.seed)
-    artefact = open_artefact(config.model, config.model_overrides(), config.online, config.pretrained)
-    if config.crop is not None:
-        artefact = artefact.with_crop(config.crop)
+    artefact = open_model(config.model, config.model_overrides(), pretrained=config.pretrained, online=config.online)
+    artefact = with_crop(artefact, config.crop)
     hardware = Hardware.of(config)
     artefact.model.to(hardware.device).eval()
     out = open_run("probe", config, config.out or default_out("probe", config.data, config.model))
@@ -99,17 +96,17 @@ def probe(config: ProbeConfig) -> ProbeResult:
 def cached_features(
     config: ProbeConfig, part: str, source: Source, artefact: Artefact, hardware: Hardware, out: Path
 ) -> Outputs:
-    """Features of every picture of a source, from ``OUT/features-PART.safetensors`` when they are there and still fit."""
+    """Features of every picture, from ``OUT/features-PART.safetensors`` when they are there and still fit."""
     file = out / f"features-{part}.safetensors"
     names = hashlib.sha256("\0".join(source.name(i) for i in range(len(source))).encode("utf-8", "surrogatepass"))
     key = fingerprint(
-        weights_digest(artefact.model), artefact.preprocess, hardware.precision.name, config.pool, names.hexdigest()
+        weights_digest(artefact.model), preprocess_of(artefact), hardware.precision.name, config.pool, names.hexdigest()
     )
     stored = _read(file, key, source)
     if stored is not None:
         return stored
     outputs = run_source(
-        FeatureVector(artefact.model, config.pool), source, artefact.preprocess, config, hardware, f"encode {part}"
+        FeatureVector(artefact.model, config.pool), source, preprocess_of(artefact), config, hardware, f"encode {part}"
     )
     for name, reason in outputs.skipped:
         say(f"skipped {name}: {reason}")

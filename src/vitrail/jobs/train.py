@@ -7,7 +7,7 @@ import json
 import shutil
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -18,7 +18,7 @@ from vitrail.contracts import VitrailError
 from vitrail.data import Loader, Preprocess, Splits, TrainTransform, open_data
 from vitrail.engine import GLOBAL_BATCH, FitResult, World, choose_precision, fit, init, resolve_device
 from vitrail.jobs.inference import Hardware, classifier, run_source
-from vitrail.jobs.models import artefact_folder, fit_bands, preprocess_for
+from vitrail.jobs.models import open_model, preprocess_of, with_crop
 from vitrail.jobs.progress import say
 from vitrail.jobs.run import CONFIG, METRICS, MODEL, command_line, environment, open_run, write_metrics
 from vitrail.jobs.settings import default_out, read_config, to_plain
@@ -27,11 +27,24 @@ from vitrail.jobs.train_report import report_run
 from vitrail.methods import Classify
 from vitrail.metrics import ClassificationScores, score_classifier
 from vitrail.models import Backbone
-from vitrail.nn.embed import as_pair
-from vitrail.weights import Artefact, create_model
+from vitrail.weights import Artefact
 
 RESULTS = ("checkpoint.safetensors", "checkpoint.previous.safetensors", "metrics.csv", "nonfinite.json", METRICS)
-FREE = ("workers", "cache", "device", "eval_every", "log_every", "checkpoint_every_s", "tensorboard", "report", "fresh")
+FREE = (
+    *("workers", "cache", "device", "eval_every", "log_every", "checkpoint_every_s", "tensorboard"),
+    *("report", "compare", "fresh"),
+)
+    "workers",
+    "cache",
+    "device",
+    "eval_every",
+    "log_every",
+    "checkpoint_every_s",
+    "tensorboard",
+    "report",
+    "compare",
+    "fresh",
+)
 """Options that may differ when a run goes on: they change no result."""
 
 
@@ -78,9 +91,7 @@ def train(config: TrainConfig) -> TrainResult | None:
     world.on_main(lambda: _claim(config, out))
     # Drawn before anything else, so that a fresh head is the same in every process and on every resume.
     torch.manual_seed(config.seed)
-    splits = open_data(
-        config.data, val_fraction=config.val_fraction, seed=config.split_seed, online=config.online
-    )
+    splits = open_data(config.data, val_fraction=config.val_fraction, seed=config.split_seed, online=config.online)
     parts = Parts(config, out, splits, *starting_model(config, splits.train.classes), world)
     loader = training_loader(parts)
     say_once(world, f"{config.data}: {len(splits.train)} pictures to train on, {len(splits.val)} held out")
@@ -105,21 +116,10 @@ def say_once(world: World, text: str) -> None:
 
 def starting_model(config: TrainConfig, classes: tuple[str, ...]) -> tuple[Backbone, Preprocess]:
     """The model as training finds it, frozen as asked, and its preprocessing."""
-    folder = artefact_folder(config.model)
-    if folder is not None:
-        artefact = Artefact.from_pretrained(folder)
-        model, preprocess = artefact.model, artefact.preprocess
-        if config.image_size is not None:
-            preprocess = preprocess.with_size(as_pair(config.image_size))
-        if artefact.classes != classes:
-            model.reset_classifier(len(classes))
-    else:
-        preprocess = preprocess_for(config.model, config.image_size)
-        options = {"img_size": preprocess.size, **config.options(), "num_classes": len(classes)}
-        model = create_model(config.model, pretrained=config.pretrained, online=config.online, **options)
-    config.tuning()(model)
-    preprocess = fit_bands(preprocess, model.in_channels)
-    return model, preprocess if config.crop is None else replace(preprocess, crop=config.crop)
+    options = {**config.options(), "num_classes": len(classes)}
+    artefact = open_model(config.model, options, pretrained=config.pretrained, online=config.online)
+    config.tuning()(artefact.model)
+    return artefact.model, preprocess_of(with_crop(artefact, config.crop))
 
 
 def training_loader(parts: Parts) -> Loader:
@@ -200,9 +200,7 @@ def finish(parts: Parts, fitted: FitResult, loader: Loader, seconds: float) -> T
     device = resolve_device(config.device, parts.world)
     hardware = Hardware(device, choose_precision(config.precision, device))
     fitted.model.to(device)
-    outputs = run_source(
-        classifier(fitted.model), parts.splits.val, parts.preprocess, config, hardware, "evaluate"
-    )
+    outputs = run_source(classifier(fitted.model), parts.splits.val, parts.preprocess, config, hardware, "evaluate")
     scores = score_classifier(outputs.values, outputs.labels, parts.classes)
     skipped = [list(item) for item in (*loader.skipped, *outputs.skipped)]
     facts = {

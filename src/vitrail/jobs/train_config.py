@@ -25,7 +25,7 @@ class TrainConfig(Settings):
     """
 
     data: Positional[str]
-    """A folder (train/ and val/, or one folder per class), a .csv, an IDX folder, or digits, elpv, fashion-mnist, hub:NAME."""
+    """A folder (train/ and val/, or one per class), a .csv, an IDX folder, or digits, elpv, fashion-mnist, hub:NAME."""
     model: str = "vit_small_patch14_dinov2"
     """Name of a model (see: vitrail list), folder of a run or artefact, or a checkpoint file."""
     pretrained: bool = True
@@ -108,6 +108,8 @@ class TrainConfig(Settings):
     """Steps between the lines of metrics.csv."""
     tensorboard: bool = False
     """Write TensorBoard events too (extra: track)."""
+    compare: tuple[str, ...] = ()
+    """Results to set beside this one in the report, each as 'name=per cent=source'."""
     report: bool = True
     """Write report.html at the end."""
     fresh: bool = False

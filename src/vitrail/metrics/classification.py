@@ -107,7 +107,13 @@ def score_classifier(
         loss=float(-probabilities.gather(1, labels[:, None]).clamp_min(1e-12).log().mean()),
         confusion=multiclass_confusion_matrix(probabilities, labels, count).numpy(),
         per_class=tuple(
-            ClassScores(name, *(float(per_class[score][i]) for score in per_class), int(support[i]))
+            ClassScores(
+                name,
+                precision=float(per_class["precision"][i]),
+                recall=float(per_class["recall"][i]),
+                f1=float(per_class["f1"][i]),
+                support=int(support[i]),
+            )
             for i, name in enumerate(classes)
         ),
     )

@@ -17,12 +17,14 @@ class Backbone(nn.Module, ABC):
 
     Attributes:
         img_size: ``(height, width)`` that the positions were made for.
+        patch_size: ``(height, width)`` that both sides of a picture must be multiples of.
         in_channels: bands of a picture.
         num_features: width of :meth:`pool`.
         num_classes: of the classifier, 0 when it has none.
     """
 
     img_size: tuple[int, int]
+    patch_size: tuple[int, int]
     in_channels: int
     num_features: int
     num_classes: int

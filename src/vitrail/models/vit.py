@@ -189,6 +189,7 @@ class VisionTransformer(Backbone):
         config = replace(config or ViTConfig(), **{name: v for name, v in named.items() if v is not None})
         self.config = config
         self.img_size = as_pair(config.img_size)
+        self.patch_size = as_pair(config.patch_size)
         self.in_channels = config.in_channels
         self.num_features = pooled_width(config.pool, config.embed_dim)
         norm = partial(nn.LayerNorm, eps=config.norm_eps)

@@ -1,4 +1,4 @@
-"""Recipes: small Python files, each a docstring (command, cost, expected score) and a function that returns a config."""
+"""Recipes: small files, each a docstring (command, cost, expected score) and a function that returns a config."""
 
 from __future__ import annotations
 

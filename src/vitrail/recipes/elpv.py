@@ -36,4 +36,8 @@ def config() -> TrainConfig:
         cutmix=0.0,
         smoothing=0.1,
         eval_every=5,
+        compare=(
+            "CNN (VGG-19)=88.42=Deitsch et al. 2019, 75/25 split",
+            "SVM (KAZE features)=82.44=Deitsch et al. 2019, 75/25 split",
+        ),
     )

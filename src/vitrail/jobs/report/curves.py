@@ -54,30 +54,35 @@ def read_curves(path: Path) -> tuple[str, dict[str, Curve]]:
     return axis or "step", {name: (array[:, 0], array[:, 1]) for name, array in arrays.items() if len(array)}
 
 
-def draw_curves(path: Path) -> Figure | None:
-    """Losses, held-out scores and the learning rate side by side; None when there is nothing to draw.
+def draw_curves(path: Path) -> dict[str, Figure]:
+    """One figure each for the losses, the held-out scores and the learning rate; those that have no rows are left out.
 
-    The best held-out score is marked.
+    The best value of the first held-out score is marked.
+
+    Raises:
+        VitrailError: as :func:`read_curves`.
     """
     axis, curves = read_curves(path)
     losses = {n: c for n, c in curves.items() if n not in NOT_CURVES and (not n.startswith("val_") or "loss" in n)}
     scores = {n: c for n, c in curves.items() if n.startswith("val_") and "loss" not in n}
     rates = {n: c for n, c in curves.items() if n == "lr"}
-    groups = [("Loss", losses), ("Held-out score", scores), ("Learning rate", rates)]
-    groups = [(title, group) for title, group in groups if group]
-    if not groups:
-        return None
-    figure = Figure(figsize=(3.3 * len(groups), 2.5), layout="constrained")
-    figure.get_layout_engine().set(w_pad=0.12)  # type: ignore[union-attr]
-    for number, (title, group) in enumerate(groups):
-        axes = figure.add_subplot(1, len(groups), number + 1)
-        _dress(axes, title, axis)
-        _draw_group(axes, group)
-        if title == "Held-out score":
-            _mark_best(axes, group)
-        if title == "Learning rate":
-            axes.yaxis.set_major_formatter(FuncFormatter(_short_power))
-            axes.set_ylim(bottom=0)
+    groups = {"Loss": losses, "Held-out score": scores, "Learning rate": rates}
+    end = max((float(x[-1]) for group in groups.values() for x, _ in group.values()), default=0.0)
+    return {title: _draw(title, axis, group, end) for title, group in groups.items() if group}
+
+
+def _draw(title: str, axis: str, group: Mapping[str, Curve], end: float) -> Figure:
+    figure = Figure(figsize=(3.3, 2.4), layout="constrained")
+    axes = figure.add_subplot()
+    _dress(axes, title, axis)
+    _draw_group(axes, group)
+    # One x axis for all figures, so that what happens at the same time stands at the same place.
+    axes.set_xlim(-0.03 * end, 1.05 * end or 1.0)
+    if title == "Held-out score":
+        _mark_best(axes, group)
+    if title == "Learning rate":
+        axes.yaxis.set_major_formatter(FuncFormatter(_short_power))
+        axes.set_ylim(bottom=0)
     return figure
 
 
@@ -133,16 +138,16 @@ def _mark_best(axes: Axes, group: Mapping[str, Curve]) -> None:
     """Write the best value beside its point, for the first score (accuracy, usually)."""
     x, y = next(iter(group.values()))
     best = int(y.argmax())
-    left = best > len(x) / 2
+    axes.margins(y=0.16)
     axes.plot(
         x[best], y[best], marker="o", markersize=6, markerfacecolor="none", markeredgecolor=INK, markeredgewidth=1
     )
     axes.annotate(
         f"{y[best]:.4f}".rstrip("0").rstrip(".") if abs(y[best]) < 100 else f"{y[best]:.4g}",
         (x[best], y[best]),
-        xytext=(-7 if left else 7, -11),
+        xytext=(0, 7),
         textcoords="offset points",
-        ha="right" if left else "left",
+        ha="center",
         fontsize=8,
         color=INK,
     )

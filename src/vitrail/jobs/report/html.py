@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 
@@ -22,7 +23,7 @@ def spoken(value: object) -> str:
     if isinstance(value, bool):
         return "yes" if value else "no"
     if isinstance(value, float):
-        return f"{value:.6g}"
+        return re.sub(r"e([+-])0+", r"e\1", f"{value:.6g}")
     if isinstance(value, Mapping):
         return ", ".join(f"{name}={spoken(item)}" for name, item in value.items())
     if isinstance(value, Sequence) and not isinstance(value, str):
@@ -71,5 +72,5 @@ def picture(image: Image.Image, alt: str) -> str:
     sharp = ' class="pixels"' if max(image.size) < 100 else ""
     return (
         f'<img{sharp} src="data:image/webp;base64,{data}" alt="{text(alt)}" '
-        f'width="{image.width}" height="{image.height}" decoding="async">'
+        f'width="{image.width}" height="{image.height}">'
     )

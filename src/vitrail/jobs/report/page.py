@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 
 from PIL import Image
@@ -12,7 +11,7 @@ from vitrail.explain.paint import ATTENTION_COLOURS, picture_of
 from vitrail.jobs.report.confusion import draw_confusion, most_confused
 from vitrail.jobs.report.curves import draw_curves
 from vitrail.jobs.report.html import definitions, picture, section, table, text
-from vitrail.jobs.report.summary import ClassScore, FirstBatch, Mistake, RunSummary
+from vitrail.jobs.report.summary import FirstBatch, Mistake, RunSummary
 from vitrail.jobs.report.svg import to_svg
 
 NAME = "report.html"
@@ -56,8 +55,7 @@ def render(run: RunSummary) -> str:
         _warnings(run),
         _comparison(run),
         _curves(run),
-        _confusion(run),
-        _per_class(run.per_class),
+        _classes(run),
         _mistakes(run),
         _first_batch(run.first_batch),
         _notes(run),
@@ -130,38 +128,39 @@ def _comparison(run: RunSummary) -> str:
 
 
 def _curves(run: RunSummary) -> str:
-    figure = draw_curves(run.metrics) if run.metrics is not None else None
-    return "" if figure is None else section("Curves", to_svg(figure, "curves", "Losses, scores and learning rate"))
+    figures = draw_curves(run.metrics) if run.metrics is not None else {}
+    drawn = (to_svg(figure, f"curve{i}", title) for i, (title, figure) in enumerate(figures.items()))
+    return section("Curves", f'<div class="curves">{"".join(drawn)}</div>') if figures else ""
 
 
-def _confusion(run: RunSummary) -> str:
-    if run.confusion is None or not run.classes:
+def _classes(run: RunSummary) -> str:
+    """The confusion matrix beside the scores of every class, below them the commonest errors."""
+    parts, lead = [], ""
+    if run.confusion is not None and run.classes:
+        right, total = int(run.confusion.trace()), int(run.confusion.sum())
+        lead = f"{right:,} of {total:,} right. The shade of a cell is its share of the true class."
+        parts.append(to_svg(draw_confusion(run.confusion, run.classes), "confusion", "Confusion matrix"))
+    if run.per_class:
+        rows = [
+            (text(score.name), _meter(score.precision), _meter(score.recall), _meter(score.f1), f"{score.support:,}")
+            for score in run.per_class
+        ]
+        heads = ("Class", "Precision, %", "Recall, %", "F1, %", "Pictures")
+        parts.append(table(heads, rows, "classes", numbers=(1, 2, 3, 4)))
+    if not parts:
         return ""
-    right, total = int(run.confusion.trace()), int(run.confusion.sum())
-    figure = to_svg(draw_confusion(run.confusion, run.classes), "confusion", "Confusion matrix")
-    worst = most_confused(run.confusion, run.classes)
-    rows = [
-        (text(true), text(predicted), f"{count:,}", f"{100 * share:.1f} %") for true, predicted, count, share in worst
-    ]
-    heads = ("True", "Taken for", "Pictures", "Of its class")
-    listed = table(heads, rows, "confused", numbers=(2, 3)) if rows and len(run.classes) > 2 else ""
-    lead = f"{right:,} of {total:,} right. Counts; the shade is the share of the true class."
-    return section("Confusion", f'<div class="beside">{figure}{listed}</div>', lead=lead)
+    return section("Class by class", f'<div class="beside">{"".join(parts)}</div>', _confused(run), lead=lead)
 
 
-def _per_class(scores: Sequence[ClassScore]) -> str:
-    if not scores:
+def _confused(run: RunSummary) -> str:
+    if run.confusion is None or len(run.classes) < 3:
         return ""
     rows = [
-        (
-            text(score.name),
-            *(_meter(share) for share in (score.precision, score.recall, score.f1)),
-            f"{score.support:,}",
-        )
-        for score in scores
+        (text(true), text(predicted), f"{count:,}", f"{100 * share:.1f} %")
+        for true, predicted, count, share in most_confused(run.confusion, run.classes)
     ]
-    heads = ("Class", "Precision", "Recall", "F1", "Pictures")
-    return section("Class by class", table(heads, rows, "classes", numbers=(1, 2, 3, 4)))
+    heads = ("Commonest errors", "Taken for", "Pictures", "Of its class")
+    return table(heads, rows, "confused", numbers=(2, 3)) if rows else ""
 
 
 def _meter(share: float) -> str:

@@ -1,0 +1,160 @@
+"""A finished training as the values that its report shows."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from vitrail.contracts import Batch, VitrailError
+from vitrail.data import Loader, Preprocess, Splits
+from vitrail.explain import attention_maps, picture_of
+from vitrail.jobs.inference import Outputs
+from vitrail.jobs.models import preprocess_of
+from vitrail.jobs.report import (
+    ClassScore,
+    Comparison,
+    FirstBatch,
+    Headline,
+    Mistake,
+    RunSummary,
+    write_report,
+)
+from vitrail.jobs.train_config import TrainConfig
+from vitrail.metrics import ClassificationScores
+from vitrail.models import Backbone
+from vitrail.weights import Artefact
+
+MISTAKES = 12
+SHOWN = 16
+
+
+def report_run(
+    config: TrainConfig,
+    out: Path,
+    splits: Splits,
+    artefact: Artefact,
+    scores: ClassificationScores,
+    outputs: Outputs,
+    loader: Loader,
+    facts: Mapping[str, Any],
+) -> Path:
+    """Write ``OUT/report.html``.
+
+    Args:
+        config: what was asked for.
+        out: the run's folder, with ``metrics.csv``.
+        splits: the data.
+        artefact: the trained model.
+        scores: on the held-out pictures.
+        outputs: the probabilities behind the scores.
+        loader: of the training batches.
+        facts: command, environment, seconds, skipped pictures, as in ``metrics.json``.
+    """
+    classes = artefact.classes
+    preprocess = preprocess_of(artefact)
+    summary = RunSummary(
+        title=f"{config.model} on {config.data}",
+        command=facts["command"],
+        config=vars(config),
+        environment=facts["environment"],
+        classes=classes,
+        headline=_headline(config, scores, facts),
+        comparison=_comparison(config, scores),
+        metrics=out / "metrics.csv",
+        confusion=scores.confusion,
+        per_class=[ClassScore(c.name, c.precision, c.recall, c.f1, c.support) for c in scores.per_class],
+        first_batch=_first_batch(loader, classes, preprocess),
+        mistakes=_mistakes(artefact, splits, outputs),
+        warnings=[f"skipped {name}: {reason}" for name, reason in facts["skipped"]],
+    )
+    return write_report(summary, out)
+
+
+def _headline(config: TrainConfig, scores: ClassificationScores, facts: Mapping[str, Any]) -> list[Headline]:
+    held_out = f"{facts['pictures']['val']:,} held-out pictures"
+    figures = [Headline("Accuracy", f"{100 * scores.accuracy:.2f} %", held_out)]
+    if scores.auroc is not None:
+        figures.append(Headline("AUROC", f"{scores.auroc:.4f}", "mean over the classes"))
+    figures.append(Headline("Macro F1", f"{100 * scores.macro_f1:.2f} %", "mean over the classes"))
+    minutes = facts["seconds"] / 60
+    figures.append(
+        Headline("Time", f"{minutes:.1f} min", f"{config.epochs} epochs, {facts['pictures']['train']:,} pictures")
+    )
+    return figures
+
+
+def _comparison(config: TrainConfig, scores: ClassificationScores) -> list[Comparison]:
+    """This run among the results that ``--compare`` names; nothing when it names none."""
+    others = [parse_comparison(text) for text in config.compare]
+    ours = Comparison(config.model, 100 * scores.accuracy, "this run", ours=True)
+    return sorted([ours, *others], key=lambda entry: -entry.value) if others else []
+
+
+def parse_comparison(text: str) -> Comparison:
+    """``NAME=PER CENT`` or ``NAME=PER CENT=SOURCE``.
+
+    Raises:
+        VitrailError: of another form.
+    """
+    name, _, rest = text.partition("=")
+    value, _, source = rest.partition("=")
+    try:
+        return Comparison(name.strip(), float(value), source.strip())
+    except ValueError:
+        raise VitrailError(f"compare {text!r} is not of the form 'name=per cent=source'") from None
+
+
+def _first_batch(loader: Loader, classes: tuple[str, ...], preprocess: Preprocess) -> FirstBatch:
+    batches = loader.epoch(0)
+    batch = next(iter(batches))
+    loader.close()
+    return FirstBatch(batch.images[:SHOWN], _captions(batch, classes)[:SHOWN], preprocess.mean, preprocess.std)
+
+
+def _captions(batch: Batch, classes: tuple[str, ...]) -> list[str]:
+    """The label of each picture, or what it was mixed from; smoothing, which all classes share, is not shown."""
+    labels = batch.labels
+    if labels is None:
+        return list(batch.names)
+    if labels.ndim == 1:
+        return [classes[int(label)] for label in labels]
+    return [_mixture(row, classes) for row in labels]
+
+
+def _mixture(row: Tensor, classes: tuple[str, ...]) -> str:
+    shares = (row - row.min()) / (row - row.min()).sum().clamp_min(1e-9)
+    parts = [(float(share), name) for share, name in zip(shares, classes, strict=True) if share > 0.005]
+    if len(parts) == 1:
+        return parts[0][1]
+    return " + ".join(f"{share:.0%} {name}" for share, name in sorted(parts, reverse=True))
+
+
+def _mistakes(artefact: Artefact, splits: Splits, outputs: Outputs) -> list[Mistake]:
+    """The held-out pictures that the model got wrong with the greatest confidence, and what it looked at."""
+    confidence, predicted = outputs.values.max(dim=1)
+    wrong = (predicted != outputs.labels).nonzero().flatten()
+    worst = wrong[confidence[wrong].argsort(descending=True)][:MISTAKES].tolist()
+    if not worst:
+        return []
+    preprocess = preprocess_of(artefact)
+    images = preprocess.batch([splits.val.picture(int(outputs.indices[row])) for row in worst])
+    maps = attention_maps(artefact.model, images.to(_device_of(artefact.model)))
+    return [
+        Mistake(
+            picture=picture_of(image, preprocess.mean, preprocess.std),
+            attention=attention,
+            true=artefact.classes[int(outputs.labels[row])],
+            predicted=artefact.classes[int(predicted[row])],
+            confidence=float(confidence[row]),
+            name=outputs.names[row],
+        )
+        for row, image, attention in zip(worst, images, maps, strict=True)
+    ]
+
+
+def _device_of(model: Backbone) -> torch.device:
+    return next(model.parameters()).device
