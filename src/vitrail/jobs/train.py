@@ -34,17 +34,6 @@ FREE = (
     *("workers", "cache", "device", "eval_every", "log_every", "checkpoint_every_s", "tensorboard"),
     *("report", "compare", "fresh"),
 )
-    "workers",
-    "cache",
-    "device",
-    "eval_every",
-    "log_every",
-    "checkpoint_every_s",
-    "tensorboard",
-    "report",
-    "compare",
-    "fresh",
-)
 """Options that may differ when a run goes on: they change no result."""
 
 
