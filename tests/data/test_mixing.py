@@ -101,7 +101,7 @@ def test_a_batch_of_one():
 def test_soft_labels_are_mixed_too():
     batch = dataclasses.replace(one_colour_each(4), labels=torch.full((K, K), 1 / K))
     torch.testing.assert_close(Mixing(K)(batch).labels, batch.labels)
-    with pytest.raises(VitrailError, match="Labels for 8 classes .* mixing for 9"):
+    with pytest.raises(VitrailError, match=r"Labels for 8 classes .* mixing for 9"):
         Mixing(9)(batch)
 
 

@@ -95,7 +95,10 @@ def test_seeds_are_distinct():
     [
         ({"length": 0}, "data set is empty"),
         ({"batch_size": 0}, "batch_size must be at least 1"),
-        ({"batch_size": 11}, "A batch of 11 is larger than the data set of 10 pictures; lower batch_size to at most 10"),
+        (
+            {"batch_size": 11},
+            "A batch of 11 is larger than the data set of 10 pictures; lower batch_size to at most 10",
+        ),
         ({"batch_size": 6, "world_size": 2}, "6 x 2 processes = 12 is larger .* at most 5"),
         ({"rank": 2, "world_size": 2}, "rank 2 of 2 processes"),
     ],

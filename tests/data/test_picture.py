@@ -103,7 +103,7 @@ def test_sixteen_bit_big_endian_tiff():
 
 @pytest.mark.parametrize("array", [np.ones((2, 2), np.float32), np.full((2, 2), 70_000, np.int32)])
 def test_pixels_without_agreed_range_are_refused(array):
-    with pytest.raises(BrokenPicture, match="mode [FI]; convert it"):
+    with pytest.raises(BrokenPicture, match=r"mode [FI]; convert it"):
         read_picture(encode(Image.fromarray(array), "TIFF"))
 
 
@@ -128,7 +128,9 @@ def test_animations_give_their_first_frame(kind):
 
 
 def test_channels_one_is_luma():
-    assert pixels(encode(Image.fromarray(PHOTO)), 1).tolist() == np.asarray(Image.fromarray(PHOTO).convert("L")).tolist()
+    assert (
+        pixels(encode(Image.fromarray(PHOTO)), 1).tolist() == np.asarray(Image.fromarray(PHOTO).convert("L")).tolist()
+    )
     with pytest.raises(VitrailError, match="1 or 3 channels, not 4"):
         read_picture(encode(Image.fromarray(PHOTO)), 4)
 
@@ -206,7 +208,9 @@ def bomb(width: int, height: int) -> bytes:
         return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
 
     header = struct.pack(">IIBBBBB", width, height, 1, 0, 0, 0, 0)
-    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b"\0" * 9)) + chunk(b"IEND", b"")
+    return (
+        b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b"\0" * 9)) + chunk(b"IEND", b"")
+    )
 
 
 @pytest.mark.parametrize("size", [(13_400, 13_400), (100_000, 100_000), (2**31 - 1, 2**31 - 1)])
@@ -256,7 +260,9 @@ def test_unreadable_file(tmp_path, monkeypatch):
         read_picture(path)
 
 
-@pytest.mark.parametrize("name", ["été 写真 🌄.png", "two\nlines.png", "tab\t.png", "-dash.png", "*.png", "byte\udcff.png"])
+@pytest.mark.parametrize(
+    "name", ["été 写真 🌄.png", "two\nlines.png", "tab\t.png", "-dash.png", "*.png", "byte\udcff.png"]
+)
 def test_any_name_is_read_and_shown_on_one_line(tmp_path, name):
     path = tmp_path / name
     path.write_bytes(encode(Image.fromarray(PHOTO)))

@@ -44,7 +44,10 @@ def test_flips(knob, axis):
 
 def test_quarter_turns_are_equally_likely():
     turned = [torch.rot90(PRE(PHOTO), k, (1, 2)) for k in range(4)]
-    hits = [next(k for k in range(4) if torch.equal(view, turned[k])) for view in views(dataclasses.replace(PLAIN, quarter_turns=True))]
+    hits = [
+        next(k for k in range(4) if torch.equal(view, turned[k]))
+        for view in views(dataclasses.replace(PLAIN, quarter_turns=True))
+    ]
     assert np.bincount(hits, minlength=4).min() > 30
 
 
@@ -57,7 +60,7 @@ def test_quarter_turns_keep_a_size_that_is_not_square():
 def test_random_boxes_lie_inside_with_the_stated_area_and_shape(shape):
     torch.manual_seed(0)
     boxes = [random_box(*shape, (0.25, 0.5), (0.5, 2.0)) for _ in range(500)]
-    assert all(0 <= t and 0 <= left and 0 < h and 0 < w for t, left, h, w in boxes)
+    assert all(t >= 0 and left >= 0 and h > 0 and w > 0 for t, left, h, w in boxes)
     assert all(t + h <= shape[0] and left + w <= shape[1] for t, left, h, w in boxes)
     if shape == (40, 60):
         areas = np.array([h * w for _, _, h, w in boxes]) / 2400
@@ -76,7 +79,9 @@ def test_a_crop_shows_that_part_of_the_picture():
 
 
 def test_randaugment_changes_colours_and_positions():
-    changed = sum(not torch.equal(view, PRE(PHOTO)) for view in views(dataclasses.replace(PLAIN, randaugment=(2, 9)), 50))
+    changed = sum(
+        not torch.equal(view, PRE(PHOTO)) for view in views(dataclasses.replace(PLAIN, randaugment=(2, 9)), 50)
+    )
     assert changed > 35
     same = views(dataclasses.replace(PLAIN, randaugment=(0, 9)), 5)
     assert all(torch.equal(view, PRE(PHOTO)) for view in same)

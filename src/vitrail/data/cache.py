@@ -32,14 +32,15 @@ class PictureCache:
     Args:
         source: what is cached.
         capacity: room in bytes.
+        whole: stop keeping pictures as soon as the first of them show that all would not fit.
     """
 
-    def __init__(self, source: Source, capacity: int) -> None:
+    def __init__(self, source: Source, capacity: int, whole: bool = False) -> None:
         self.source = source
         self.capacity = capacity
-        count = len(source)
-        # Per picture: 1 + offset of its pixels (0: not there), channels, height, width. Last: bytes in use.
-        self._table = np.frombuffer(_shared((4 * count + 1) * 8), dtype=np.int64)
+        self.whole = whole
+        # Per picture: 1 + offset of its pixels (0: not there), channels, height, width. Last: bytes and pictures held.
+        self._table = np.frombuffer(_shared((4 * len(source) + 2) * 8), dtype=np.int64)
         self._room = np.frombuffer(_shared(capacity), dtype=np.uint8)
         self._lock = multiprocessing.get_context("fork").Lock()
         self._owner = True
@@ -51,7 +52,7 @@ class PictureCache:
     @property
     def used(self) -> int:
         """Bytes of pixels held."""
-        return int(self._table[-1]) if self._owner else 0
+        return int(self._table[-2]) if self._owner else 0
 
     def pixels(self, index: int) -> UInt8[Tensor, "c h w"]:
         """The picture's pixels, from memory where they are there. Not to be written to."""
@@ -68,10 +69,11 @@ class PictureCache:
     def _keep(self, index: int, pixels: Tensor) -> None:
         size = pixels.numel()
         with self._lock:
-            offset = int(self._table[-1])
-            if offset + size > self.capacity:
+            offset, held = self._table[-2:].tolist()
+            hopeless = self.whole and held >= _PROBES and offset * len(self.source) > self.capacity * held
+            if hopeless or offset + size > self.capacity:
                 return
-            self._table[-1] = offset + size
+            self._table[-2:] = offset + size, held + 1
         self._room[offset : offset + size] = pixels.reshape(-1).numpy()
         # The place comes last, after the lock's memory barrier: whoever sees it finds the pixels complete.
         with self._lock:
@@ -87,8 +89,9 @@ def _shared(size: int) -> mmap.mmap:
 def make_cache(source: Source, cache: bool | Literal["auto"]) -> PictureCache | None:
     """The cache that was asked for, or None.
 
-    ``True`` may use half of the free memory; ``"auto"`` caches when the whole decoded set is estimated to fit in
-    :data:`AUTO_BYTES` and a quarter of the free memory; neither caches what is in memory anyway.
+    ``True`` may use half of the free memory. ``"auto"`` may use :data:`AUTO_BYTES` or a quarter of the free memory,
+    whichever is less, and gives up once the first pictures read show that the whole set, decoded, would not fit.
+    Neither caches what is in memory anyway.
 
     Raises:
         VitrailError: another value.
@@ -101,21 +104,7 @@ def make_cache(source: Source, cache: bool | Literal["auto"]) -> PictureCache | 
     capacity = free_memory() // 2
     if cache == "auto":
         capacity = min(AUTO_BYTES, free_memory() // 4)
-        if decoded_size(source) > capacity:
-            return None
-    return PictureCache(source, capacity) if capacity else None
-
-
-def decoded_size(source: Source) -> int:
-    """The bytes that all pictures take decoded, estimated from a few, evenly spaced."""
-    sizes = []
-    for index in np.linspace(0, len(source) - 1, num=min(_PROBES, len(source)), dtype=np.int64).tolist():
-        try:
-            sizes.append(source.pixels(index).numel())
-        # Broken pictures take no room; the loader reports them when their turn comes.
-        except VitrailError:
-            continue
-    return int(np.mean(sizes) * len(source)) if sizes else 0
+    return PictureCache(source, capacity, whole=cache == "auto") if capacity else None
 
 
 def free_memory() -> int:
