@@ -146,7 +146,9 @@ def two_panel(
     """
     size = (picture.height, picture.width)
     top = top_of(values)
-    edges = (MARGIN, MARGIN, 0.26 if title else MARGIN, 0.36 if legend else MARGIN)
+    # Without any text the panels fill the figure: whoever embeds it sets the margins.
+    margin = MARGIN if title or legend else 0.0
+    edges = (margin, margin, 0.26 if title else margin, 0.36 if legend else margin)
     sheet = make_sheet(1, 2, panel_size(picture.width, picture.height, side), edges=edges)
     plain, painted = sheet.panels[0]
     show(plain, np.asarray(picture.convert("RGB")), size)
