@@ -39,7 +39,9 @@ class ClassMeanPool(nn.Module):
 
 
 class AttentionPool(nn.Module):
-    """A learned query attends to all tokens, then a residual MLP (Zhai et al. 2022, the MAP head; SigLIP).
+    """A learned query attends to the patches, then a residual MLP (Zhai et al. 2022, the MAP head; SigLIP).
+
+    Class, distillation and register tokens are left out, as timm does; the published models have none.
 
     Args:
         dim: width of a token.
@@ -61,9 +63,10 @@ class AttentionPool(nn.Module):
 
     def forward(self, tokens: Tokens) -> Float[Tensor, "b d"]:
         """``(B, D)``."""
-        batch = tokens.values.shape[0]
+        patches = tokens.patches
+        batch = patches.shape[0]
         query = self.q(self.latent).unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
-        kv = self.kv(tokens.values).unflatten(-1, (2, self.num_heads, -1)).permute(2, 0, 3, 1, 4)
+        kv = self.kv(patches).unflatten(-1, (2, self.num_heads, -1)).permute(2, 0, 3, 1, 4)
         mixed = F.scaled_dot_product_attention(query.expand(batch, -1, -1, -1), kv[0], kv[1])
         pooled = self.proj(mixed.transpose(1, 2).flatten(2))
         return (pooled + self.mlp(self.norm(pooled)))[:, 0]

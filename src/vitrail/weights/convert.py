@@ -77,16 +77,25 @@ def _for_transformers(loaded: Loaded) -> Files:
 
 WRITERS: dict[str, Callable[[Loaded], Files]] = {"timm": _for_timm, "transformers": _for_transformers}
 
-STRUCTURE = ("patch_size", "embed_dim", "depth", "num_heads", "mlp", "distilled", "registers")
-"""What an architecture's name fixes; the rest are arguments."""
+STRUCTURE = ("patch_size", "embed_dim", "num_heads", "mlp", "distilled", "registers")
+"""What an architecture's name fixes in timm; the rest are arguments."""
 
 
 def _timm_name(config: ViTConfig) -> str | None:
-    """The name under which timm has this architecture; None when it has no name there."""
+    """The name under which timm has this architecture (at some depth); None when it has no name there."""
     for name, known in MODELS.items():
         same = all(getattr(known, field) == getattr(config, field) for field in STRUCTURE)
         scaled = (known.layer_scale is None) == (config.layer_scale is None)
-        if same and scaled and abs(known.mlp_ratio - config.mlp_ratio) < 1e-6:
+        placed = known.registers > 0 or known.class_position == config.class_position
+        plain = known.class_token == config.class_token and known.qkv_bias == config.qkv_bias
+        if (
+            same
+            and scaled
+            and placed
+            and plain
+            and not config.qk_norm
+            and abs(known.mlp_ratio - config.mlp_ratio) < 1e-6
+        ):
             return name
     return None
 

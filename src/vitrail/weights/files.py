@@ -137,13 +137,14 @@ def check_safetensors_header(file: Path) -> dict[str, Any]:
     size = file.stat().st_size
     with file.open("rb") as stream:
         start = stream.read(8)
-        if start[:2] == b"PK" or start[:1] == b"\x80":
-            raise CheckpointError(
-                f"{file}: this is a pickle named .safetensors. If you trust its author, rename it to .pth: "
-                "it will then be read without running any code"
-            )
         length = struct.unpack("<Q", start)[0] if len(start) == 8 else size
         if length > size - 8:
+            # A sound header may begin with these bytes too: they count only when they give no possible length.
+            if start[:2] == b"PK" or start[:1] == b"\x80":
+                raise CheckpointError(
+                    f"{file}: this is a pickle named .safetensors. Rename it to .pth: it is then read without running "
+                    "any code of it, or refused"
+                )
             raise CheckpointError(f"{file}: truncated, or no safetensors file: its header does not fit in {size} bytes")
         text = stream.read(length)
     try:

@@ -139,7 +139,7 @@ def config_json(
     """
     height, width = as_pair(config.img_size)
     pool = NAME_OF_POOL[config.pool]
-    arguments: dict[str, Any] = {"img_size": [height, width]}
+    arguments: dict[str, Any] = {"img_size": [height, width], "depth": config.depth}
     if not config.distilled:
         arguments |= {"global_pool": pool, "fc_norm": config.pool_norm}
     if architecture is None:
@@ -163,7 +163,6 @@ def _arguments(config: ViTConfig) -> dict[str, Any]:
     return {
         "patch_size": config.patch_size,
         "embed_dim": config.embed_dim,
-        "depth": config.depth,
         "num_heads": config.num_heads,
         "mlp_ratio": config.mlp_ratio,
         "qkv_bias": config.qkv_bias,
