@@ -7,20 +7,13 @@ import os
 import random
 import signal
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
-from engine_zygote import Zygote
 from safetensors.torch import load_file
 
-
-@pytest.fixture(scope="module")
-def zygote(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Zygote]:
-    zygote = Zygote(tmp_path_factory.mktemp("logs"))
-    yield zygote
-    zygote.close()
+from .zygote import Zygote
 
 
 @pytest.fixture(scope="module")

@@ -7,7 +7,6 @@ from typing import Any
 
 import pytest
 import torch
-from engine_tiny import Mlp, TinyMethod, tiny_config, weights
 from torch import nn
 
 from vitrail.contracts import Role, VitrailError
@@ -26,6 +25,8 @@ from vitrail.engine import (
 )
 from vitrail.engine.optimiser import set_rates
 from vitrail.engine.randomness import AFTER_STEP, derive_seed, seed_everything
+
+from .tiny import Mlp, TinyMethod, tiny_config, weights
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import resource
 import shutil
@@ -11,11 +12,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from engine_tiny import TinyLoader, TinyMethod, assert_equal, quiet, tiny_config, train, weights
 from safetensors.torch import load_file, save_file
 
 from vitrail.contracts import VitrailError
 from vitrail.engine import EngineConfig, checkpoint, load_checkpoint, save_checkpoint
+
+from .tiny import TinyLoader, TinyMethod, assert_equal, quiet, tiny_config, train, weights
 
 CURRENT, PREVIOUS = "checkpoint.safetensors", "checkpoint.previous.safetensors"
 
@@ -191,10 +193,8 @@ class FillingLoader(TinyLoader):
 
     def batch(self, epoch: int, place: int):  # type: ignore[no-untyped-def]  # as in the parent
         if (epoch, place) == (1, 3):
-            try:
+            with contextlib.suppress(OSError):
                 self.ballast.write_bytes(bytes(1 << 20))
-            except OSError:
-                pass
         return super().batch(epoch, place)
 
 

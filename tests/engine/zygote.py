@@ -7,6 +7,7 @@ As a script it reads one JSON request a line and answers each with one line:
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 import subprocess
@@ -16,20 +17,29 @@ import traceback
 from pathlib import Path
 from typing import Any
 
+from . import scenarios
+
+ROOT = Path(__file__).parents[2]
+
 
 class Zygote:
     """The test's end of the line."""
 
     def __init__(self, folder: Path) -> None:
-        environment = {**os.environ, "OMP_NUM_THREADS": "1", "TORCH_NUM_THREADS": "1"}
+        environment = {**os.environ, "OMP_NUM_THREADS": "1"}
         self._process = subprocess.Popen(
-            [sys.executable, __file__], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment
+            [sys.executable, "-m", "tests.engine.zygote"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            env=environment,
+            cwd=ROOT,
         )
         self._folder = folder
         self._started = 0
 
     def start(self, scenario: str, environment: dict[str, str] | None = None, **arguments: object) -> int:
-        """Run a function of ``engine_scenarios`` in a process of its own; returns its pid."""
+        """Run a function of ``scenarios`` in a process of its own; returns its pid."""
         self._started += 1
         log = self._folder / f"{self._started}-{scenario}.log"
         return self._ask({"start": scenario, "arguments": arguments, "environment": environment or {}, "log": str(log)})
@@ -60,15 +70,13 @@ class Zygote:
 
 
 def _child(request: dict[str, Any]) -> None:
-    import engine_scenarios
-
     status = 1
     log = os.open(request["log"], os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
     os.dup2(log, 1)
     os.dup2(log, 2)
     os.environ.update(request["environment"])
     try:
-        status = engine_scenarios.SCENARIOS[request["start"]](**request["arguments"]) or 0
+        status = scenarios.SCENARIOS[request["start"]](**request["arguments"]) or 0
     except BaseException:
         traceback.print_exc()
     finally:
@@ -89,9 +97,8 @@ def _wait(pid: int, timeout: float) -> int | None:
 
 
 def main() -> None:
-    # Imported once for all; the first optimiser step would import the compiler in every child.
-    import engine_scenarios  # noqa: F401
-    import torch._dynamo
+    # The first optimiser step imports the compiler: once here, not in every child.
+    importlib.import_module("torch._dynamo")
 
     for line in sys.stdin:
         request = json.loads(line)

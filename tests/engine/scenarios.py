@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from engine_tiny import TinyLoader, TinyMethod, accuracy, tiny_config, weights
 from rich.console import Console
 from safetensors.torch import save_file
 from torch import Tensor, nn
@@ -22,6 +21,8 @@ from vitrail import engine
 from vitrail.contracts import Batch, Progress, VitrailError
 from vitrail.engine import checkpoint, durable, history
 from vitrail.engine.step import Stepper
+
+from .tiny import TinyLoader, TinyMethod, accuracy, tiny_config, weights
 
 
 def die() -> None:

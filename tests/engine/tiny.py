@@ -1,7 +1,4 @@
-"""Tiny methods and a stateless loader that train in milliseconds, and a script that a test can kill.
-
-As a script: ``engine_tiny.py OUT [--place NAME --hit N] …`` trains in OUT; see ``main``.
-"""
+"""Tiny methods and a stateless loader that train in milliseconds."""
 
 from __future__ import annotations
 
@@ -117,7 +114,8 @@ def train(
 ) -> FitResult:
     """``fit`` with tiny parts where none are given."""
     parts: dict = {"console": quiet(), **rest}
-    return fit(method or TinyMethod(), loader or TinyLoader(), config or tiny_config(), out, **parts)
+    method = TinyMethod() if method is None else method
+    return fit(method, TinyLoader() if loader is None else loader, config or tiny_config(), out, **parts)
 
 
 def weights(module: nn.Module) -> dict[str, Tensor]:
