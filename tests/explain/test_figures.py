@@ -105,6 +105,15 @@ def test_a_title_with_dollars_and_braces_is_shown_as_it_is(tmp_path):
     save(figure, tmp_path / "title.png")
 
 
+def test_a_title_that_is_too_wide_is_cut_in_its_middle():
+    figure = two_panel(picture(64, 160), torch.rand(10, 4), title="begin " + "x" * 300 + " end")
+    (title,) = [text for text in figure.texts if "…" in text.get_text()]
+    assert title.get_text().startswith("begin x")
+    assert title.get_text().endswith("x end")
+    extent = title.get_window_extent()
+    assert 0.8 * figure.bbox.width < extent.x1 <= figure.bbox.width
+
+
 def test_head_grid_has_one_overlay_per_head_on_its_own_scale():
     maps = torch.zeros(6, 4, 10)
     for head in range(6):
@@ -159,7 +168,9 @@ def test_a_picture_of_one_row_of_patches_stays_drawable():
 
 def test_clear_background_and_no_pyplot(monkeypatch):
     monkeypatch.setitem(sys.modules, "matplotlib.pyplot", None)
-    image = to_image(two_panel(picture(96, 96), torch.rand(6, 6), legend=""), background=None)
-    assert image.mode == "RGBA"
-    assert image.getpixel((0, 0))[3] == 0
-    assert image.getpixel((image.width // 4, image.height // 2))[3] == 255
+    figure = two_panel(picture(96, 96), torch.rand(6, 6), legend="")
+    image = to_image(figure, background=None)
+    alpha = np.asarray(image)[:, :, 3]
+    assert (alpha[:, : image.width // 2 - 10] == 255).all()
+    assert (alpha[:, image.width // 2 - 6 : image.width // 2 + 6] == 0).all()
+    assert np.asarray(to_image(figure))[:, image.width // 2].min() == 255

@@ -78,3 +78,9 @@ def test_picture_of_undoes_the_normalisation_exactly():
 def test_picture_of_other_numbers_of_bands(bands, shown):
     image = torch.arange(bands).view(-1, 1, 1).expand(-1, 2, 3) / 10
     assert np.asarray(picture_of(image))[0, 0].tolist() == [round(255 * band / 10) for band in shown]
+
+
+def test_a_stack_of_maps_is_refused():
+    # jaxtyping, where it is switched on, says so first.
+    with pytest.raises(Exception, match=r"one map \(H, W\)|Type-check error"):
+        overlay(GREY, torch.rand(1, 4, 5))

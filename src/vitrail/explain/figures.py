@@ -6,6 +6,7 @@ are placed to the pixel: a panel has exactly the shape of its picture, square or
 
 from __future__ import annotations
 
+import io
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -221,9 +222,15 @@ def colour_panel(picture: Image.Image, colours: Float[Tensor, "h w 3"], title: s
 
 
 def _title(figure: Figure, title: str) -> None:
-    height = figure.get_size_inches()[1]
-    left = MARGIN / figure.get_size_inches()[0]
-    figure.text(left, 1 - 0.06 / height, title, fontsize=TITLE_SIZE, color=INK, ha="left", va="top", parse_math=False)
+    """A line above everything; cut in its middle when it is wider than the figure."""
+    width, height = figure.get_size_inches()
+    place = (MARGIN / width, 1 - 0.06 / height)
+    line = figure.text(*place, title, fontsize=TITLE_SIZE, color=INK, ha="left", va="top", parse_math=False)
+    room = (width - 2 * MARGIN) * figure.dpi
+    needed = line.get_window_extent().width
+    if needed > room:
+        kept = max(4, int(len(title) * room / needed) - 2)
+        line.set_text(f"{title[: kept - kept // 2]}…{title[len(title) - kept // 2 :]}")
 
 
 def _row_label(axes: Axes, label: str) -> None:
@@ -274,9 +281,8 @@ def save_sequence(figures: Iterable[Figure], folder: Path, stem: str = "layer", 
 
 
 def to_image(figure: Figure, dpi: int = DPI, background: str | None = "white") -> Image.Image:
-    """A figure as pixels, RGBA; ``background=None`` leaves it clear."""
-    figure.set_facecolor("none" if background is None else background)
-    figure.set_dpi(dpi)
-    canvas = FigureCanvasAgg(figure)
-    canvas.draw()
-    return Image.fromarray(np.asarray(canvas.buffer_rgba()).copy())
+    """A figure as pixels, RGBA; ``background=None`` leaves it clear. The figure itself is not changed."""
+    buffer = io.BytesIO()
+    colour = "none" if background is None else background
+    figure.savefig(buffer, format="png", dpi=dpi, facecolor=colour, pil_kwargs={"compress_level": 1})
+    return Image.open(buffer).convert("RGBA")

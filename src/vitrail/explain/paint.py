@@ -10,6 +10,7 @@ from matplotlib.colors import Colormap
 from PIL import Image
 from torch import Tensor
 
+from vitrail.contracts import VitrailError
 from vitrail.explain.maps import Upsample, upsample_nearest
 
 ATTENTION_COLOURS: Colormap = matplotlib.colormaps["inferno"]
@@ -26,16 +27,22 @@ def top_of(values: Float[Tensor, "*shape"]) -> float:
     Some models pile attention on a few patches that mean nothing (Darcet et al. 2024); with the maximum as the top all
     others would look alike. NaN is ignored; a map of zeros has the top 1.
     """
-    finite = values[values.isfinite()].float()
+    finite = values[values.isfinite()].detach().float().cpu()
     if not len(finite):
         return 1.0
     top = max(float(np.quantile(finite.numpy(), QUANTILE)), float(finite.max()) / MOST_CLIPPED)
     return top if top > 0 else 1.0
 
 
+def _one_map(values: Tensor) -> Tensor:
+    if values.ndim != 2:
+        raise VitrailError(f"one map (H, W) is drawn at a time, not {tuple(values.shape)}: choose a picture and a head")
+    return values.detach().float().cpu()
+
+
 def colour_map(values: Float[Tensor, "h w"], top: float | None = None) -> UInt8[np.ndarray, "h w 3"]:
     """A map in its colours, one pixel per patch, from 0 to ``top`` (:func:`top_of` when None)."""
-    share = (values / (top or top_of(values))).clamp(0, 1).nan_to_num(0.0)
+    share = (_one_map(values) / (top or top_of(values))).clamp(0, 1).nan_to_num(0.0)
     return np.round(ATTENTION_COLOURS(share.numpy())[..., :3] * 255).astype(np.uint8)
 
 
@@ -52,10 +59,14 @@ def overlay(
         values: the map, at least 0; NaN (absent patches) stays uncoloured.
         top: value of the brightest colour; :func:`top_of` when None.
         upsample: brings the map to the picture's size.
+
+    Raises:
+        VitrailError: for more than one map.
     """
+    values = _one_map(values)
     top = top or top_of(values)
     size = (picture.height, picture.width)
-    share = upsample(values[None].float(), size)[0].div(top).clamp(0, 1)
+    share = upsample(values[None], size)[0].div(top).clamp(0, 1)
     cover = (LEAST_COVER + (MOST_COVER - LEAST_COVER) * share).nan_to_num(0.0).numpy()[..., None]
     colour = ATTENTION_COLOURS(share.nan_to_num(0.0).numpy())[..., :3]
     grey = np.asarray(picture.convert("L"), dtype=np.float64)[..., None] / 255 * DIMMED

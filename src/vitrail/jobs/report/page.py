@@ -16,7 +16,7 @@ from vitrail.jobs.report.svg import to_svg
 
 NAME = "report.html"
 BATCH_SHOWN = 32
-"""Pictures of the first batch that are shown."""
+"""Pictures of the first batch that are shown at most."""
 THUMBNAIL = 224
 MISTAKE_SIDE = 2.0
 """Inches of a panel at the figures' 200 dots per inch: sharp on a screen of double density."""
@@ -209,9 +209,7 @@ def _first_batch(batch: FirstBatch | None) -> str:
         f"<figcaption>{text(label)}</figcaption></figure>"
         for image, label in zip(batch.images[:BATCH_SHOWN], batch.labels, strict=False)
     )
-    count = len(batch.images)
-    some = f"the first {BATCH_SHOWN} of {count}" if count > BATCH_SHOWN else f"all {count}"
-    lead = f"The first training batch as the model saw it, augmentation included: {some} pictures."
+    lead = "Pictures of the first training batch as the model saw them, augmentation included."
     return section("First batch", f'<div class="batch">{cells}</div>', lead=lead)
 
 
