@@ -234,8 +234,8 @@ def list_pictures(source: str | os.PathLike[str]) -> list[Path]:
     """The pictures of a file, a folder (with all its sub-folders) or a glob pattern.
 
     Folders are searched for the endings in :data:`EXTENSIONS`; hidden files and folders (a leading dot) are left
-    out; links to folders are followed, each real folder once, so that loops end. A file named outright is taken
-    whatever its ending.
+    out; links to folders are followed, each real folder once and never to a folder above. A file named outright is
+    taken whatever its ending.
 
     Returns:
         Paths sorted by name, part by part, the same on every machine.
@@ -266,7 +266,8 @@ def list_pictures(source: str | os.PathLike[str]) -> list[Path]:
 
 
 def _walk(root: Path) -> Iterator[Path]:
-    seen: set[tuple[int, int]] = set()
+    # The folders above count as seen: a link back to them would bring in pictures that are not below ``root``.
+    seen = {(above.stat().st_dev, above.stat().st_ino) for above in root.resolve().parents}
     for folder, subfolders, files in os.walk(root, followlinks=True, onerror=_raise):
         status = Path(folder).stat()
         if (status.st_dev, status.st_ino) in seen:

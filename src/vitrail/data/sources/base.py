@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -56,6 +57,30 @@ class Source(ABC):
         """The class number, or None when it is unknown."""
         label = int(self.labels[index])
         return None if label < 0 else label
+
+
+class PackedNames:
+    """Many paths in two arrays.
+
+    A list of a million strings would be copied, page by page, into every forked worker, because reading a string
+    writes its reference count.
+
+    Args:
+        names: the paths; any that the file system has, also such as cannot be decoded.
+    """
+
+    def __init__(self, names: Iterable[str]) -> None:
+        encoded = [os.fsencode(name) for name in names]
+        self._ends = np.cumsum([len(name) for name in encoded], dtype=np.int64)
+        self._bytes = np.frombuffer(b"".join(encoded), dtype=np.uint8)
+
+    def __len__(self) -> int:
+        return len(self._ends)
+
+    def __getitem__(self, index: int) -> str:
+        end = int(self._ends[index])
+        begin = int(self._ends[index - 1]) if index % len(self) else 0
+        return os.fsdecode(self._bytes[begin:end].tobytes())
 
 
 class SubsetSource(Source):

@@ -12,7 +12,7 @@ from PIL import Image
 
 from vitrail.contracts import VitrailError
 from vitrail.data.picture import EXTENSIONS, list_pictures, printable, read_picture
-from vitrail.data.sources.base import Source
+from vitrail.data.sources.base import PackedNames, Source
 
 
 class FileSource(Source):
@@ -27,7 +27,7 @@ class FileSource(Source):
     def __init__(self, paths: Sequence[str | os.PathLike[str]], channels: int = 3, root: str = "") -> None:
         if not paths:
             raise VitrailError("A list of no pictures was given as a data set")
-        self.paths = [os.fspath(path) for path in paths]
+        self.paths = PackedNames(os.fspath(path) for path in paths)
         self.channels = channels
         self.root = root
         self.classes: tuple[str, ...] = ()
@@ -72,15 +72,16 @@ class FolderSource(Source):
                 "move them into a class folder or elsewhere"
             )
         self.classes = tuple(folder.name for folder in folders)
-        self.paths: list[str] = []
+        paths: list[str] = []
         numbers: list[int] = []
         for number, folder in enumerate(folders):
             try:
                 found = list_pictures(folder)
             except VitrailError as error:
                 raise VitrailError(f"Class {folder.name!r} is empty: {error}") from None
-            self.paths += map(os.fspath, found)
+            paths += map(os.fspath, found)
             numbers += [number] * len(found)
+        self.paths = PackedNames(paths)
         self.labels = np.array(numbers, dtype=np.int64)
 
     def name(self, index: int) -> str:

@@ -92,15 +92,17 @@ def _network(online: bool) -> Iterator[None]:
     names = ("HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE")
     before = {name: os.environ.get(name) for name in names}
     os.environ.update(dict.fromkeys(names, "1"))
-    from datasets import config
-    from huggingface_hub import constants
-
-    flags = config.HF_HUB_OFFLINE, constants.HF_HUB_OFFLINE
-    config.HF_HUB_OFFLINE = constants.HF_HUB_OFFLINE = True
     try:
-        yield
+        from datasets import config
+        from huggingface_hub import constants
+
+        flags = config.HF_HUB_OFFLINE, constants.HF_HUB_OFFLINE
+        config.HF_HUB_OFFLINE = constants.HF_HUB_OFFLINE = True
+        try:
+            yield
+        finally:
+            config.HF_HUB_OFFLINE, constants.HF_HUB_OFFLINE = flags
     finally:
-        config.HF_HUB_OFFLINE, constants.HF_HUB_OFFLINE = flags
         for name, value in before.items():
             if value is None:
                 os.environ.pop(name)

@@ -12,7 +12,7 @@ from PIL import Image
 
 from vitrail.contracts import VitrailError
 from vitrail.data.picture import printable, read_picture
-from vitrail.data.sources.base import Source
+from vitrail.data.sources.base import PackedNames, Source
 
 Part = Literal["train", "val"]
 _PARTS: dict[str, Part] = {
@@ -70,7 +70,7 @@ class CsvSource(Source):
             rows = [row for row in rows if row.part == part]
             if not rows:
                 raise VitrailError(f"{_shown(self.path)}: no row has the split {part!r}")
-        self.paths = [row.path for row in rows]
+        self.paths = PackedNames(row.path for row in rows)
         numbers = {label: number for number, label in enumerate(self.classes)}
         self.labels = np.array([numbers.get(row.label, -1) for row in rows], dtype=np.int64)
 
