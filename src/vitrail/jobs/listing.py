@@ -62,6 +62,6 @@ def _models() -> list[dict[str, str]]:
 
 def _weights() -> list[dict[str, str]]:
     return [
-        {"name": entry.name, "model": entry.architecture, "hub": entry.repo, "licence": entry.licence}
+        {"name": entry.name, "model": entry.model, "source": entry.source, "licence": entry.licence}
         for entry in list_pretrained()
     ]

@@ -220,12 +220,12 @@ def _claim(config: TrainConfig, out: Path) -> None:
         VitrailError: it holds a run that was asked for something else, or is no run folder at all.
     """
     stored = out / CONFIG
-    if config.fresh and stored.is_file():
-        _forget(out)
-    if stored.is_file():
+    if stored.is_file() and not config.fresh:
         _refuse_another(read_config(stored), to_plain(config), out)
         return
-    if out.is_dir() and any(out.iterdir()):
+    if stored.is_file():
+        _forget(out)
+    elif out.is_dir() and any(out.iterdir()):
         raise VitrailError(f"{out}: holds files that are not a run's; give an empty or new folder with --out")
     open_run("train", config, out)
 

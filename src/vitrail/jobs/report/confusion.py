@@ -32,7 +32,7 @@ def shorten(name: str, longest: int = LONGEST_NAME) -> str:
 def _cell(count: int) -> float:
     """Inches of a cell: large while numbers stand in it, then so that the matrix stays as large as a hand."""
     if count <= NUMBERS_UP_TO:
-        return 0.95 if count <= 3 else 0.66 if count <= 8 else 0.5
+        return 0.95 if count <= 3 else 0.62 if count <= 8 else 0.44
     return 0.17 if count <= NAMES_UP_TO else 5.5 / count
 
 
