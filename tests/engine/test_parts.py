@@ -199,15 +199,16 @@ def test_ema_swaps_in_and_out_exactly_even_when_the_block_fails() -> None:
 
 
 def test_ema_of_shared_parameters_swaps_exactly() -> None:
-    module = nn.Sequential(nn.Linear(3, 3), nn.Linear(3, 3))
-    module[1].weight = module[0].weight
+    first, second = nn.Linear(3, 3), nn.Linear(3, 3)
+    second.weight = first.weight
+    module = nn.Sequential(first, second)
     ema = Ema(module, 0.9)
     with torch.no_grad():
-        module[0].weight.add_(1)
+        first.weight.add_(1)
     own = weights(module)
     with ema.applied():
-        torch.testing.assert_close(module[0].weight.detach(), own["0.weight"] - 1)
-    assert torch.equal(module[1].weight, own["1.weight"])
+        torch.testing.assert_close(first.weight.detach(), own["0.weight"] - 1)
+    assert torch.equal(second.weight, own["1.weight"])
 
 
 @pytest.mark.parametrize(("bf16", "chosen"), [(0.5, "bf16"), (0.9, "fp32"), (4.0, "fp32")])

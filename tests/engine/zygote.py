@@ -50,7 +50,7 @@ class Zygote:
 
     def run(self, scenario: str, **arguments: object) -> int | None:
         """Start and wait."""
-        return self.wait(self.start(scenario, **arguments))
+        return self.wait(self.start(scenario, None, **arguments))
 
     def logs(self) -> str:
         """All that the processes printed, for failure messages."""

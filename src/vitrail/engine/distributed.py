@@ -16,6 +16,8 @@ from typing import TypeVar
 import torch
 import torch.distributed as dist
 from torch import Tensor
+from torch.distributed.distributed_c10d import PrefixStore
+from torch.distributed.rendezvous import rendezvous
 
 from vitrail.contracts import VitrailError
 
@@ -140,7 +142,16 @@ def init(timeout_s: float = DEFAULT_TIMEOUT_S) -> World:
         torch.cuda.set_device(world.local_rank % torch.cuda.device_count())
         backend = "cpu:gloo,cuda:nccl"
     try:
-        dist.init_process_group(backend, timeout=timedelta(seconds=timeout_s))
+        store, rank, ranks = next(rendezvous("env://", timeout=timedelta(seconds=timeout_s)))
+        # torchrun's own store outlives a restart; without a prefix the new processes would meet the old addresses.
+        life = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
+        dist.init_process_group(
+            backend,
+            timeout=timedelta(seconds=timeout_s),
+            store=PrefixStore(f"vitrail-{life}", store),
+            rank=rank,
+            world_size=ranks,
+        )
     except (RuntimeError, ValueError) as error:
         raise VitrailError(
             f"rank {world.rank} of {size} cannot join the others: {error}. Start with torchrun"

@@ -10,7 +10,7 @@ from safetensors import SafetensorError
 
 from vitrail.contracts import VitrailError
 
-_TEMPORARY = ".partial"
+_TEMPORARY = ".vitrail-partial"
 
 
 def write_durably(path: Path, write: Callable[[Path], None], before_rename: Callable[[], None] | None = None) -> None:
@@ -67,7 +67,7 @@ def prepare_folder(folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise VitrailError(f"cannot create the output folder {folder}: {error}. Choose another") from error
-    probe = folder / "writable"
+    probe = folder / ".vitrail-writable"
     write_durably(probe, lambda path: path.touch())
     remove_quietly(probe)
 

@@ -12,7 +12,7 @@ from typing import Any
 
 from vitrail.contracts import VitrailError
 
-from .durable import remove_quietly, write_durably
+from .durable import write_durably
 
 
 class Meter:
@@ -70,14 +70,18 @@ class MetricsTable:
         self.rows = 0
 
     def keep(self, rows: int) -> None:
-        """Begin with the first ``rows`` rows of the file; the others belong to steps that will be taken again."""
+        """Begin with the first ``rows`` rows of the file; the others belong to steps that will be taken again.
+
+        With none to keep, a file that is there (of an attempt without a checkpoint) moves to ``*.previous.csv``.
+        """
         self.columns, found = _read(self.path)
         self.rows = min(rows, len(found))
         if self.rows:
             self._rewrite(found[: self.rows])
         else:
             self.columns = []
-            remove_quietly(self.path)
+            if self.path.exists():
+                self.path.replace(self.path.with_suffix(".previous.csv"))
 
     def append(self, row: Mapping[str, float | int]) -> None:
         """Add one row.

@@ -118,13 +118,12 @@ class Stepper:
             seed = derive_seed(self._config.seed, progress.step, micro, self._world.rank)
             seed_everything(seed)
             last = micro == len(group) - 1
-            with self._no_sync(last):
+            with self._no_sync(last), self._world.contact():
                 with self._precision.autocast(self._device):
                     losses = self._objective(batch.to(self._device), progress)
                 self._check(losses)
                 share = len(batch) * self._world.size / images
-                with self._world.contact():
-                    (losses["loss"] * share).backward()
+                (losses["loss"] * share).backward()
             seeds.append(seed)
             terms.append({name: value.detach() for name, value in losses.items()})
             for name, value in terms[-1].items():
