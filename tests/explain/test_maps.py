@@ -60,6 +60,13 @@ def test_attention_maps_without_a_class_token_is_the_mean_over_patches():
         patch_mean_maps(recorded(model, images))
 
 
+def test_mean_over_patches_leaves_the_prefix_tokens_rows_out():
+    model, images = tiny_vit(registers=4), torch.randn(2, 3, 16, 24)
+    expected = explicit_attention(model, images)[1][:, :, 5:, 5:].mean(dim=2).reshape(2, 2, 2, 3)
+    seen = recorded(model, images, queries=None)
+    torch.testing.assert_close(patch_mean_maps(seen, 1).double(), expected, atol=2e-6, rtol=1e-4)
+
+
 @pytest.mark.parametrize("registers", [0, 4])
 def test_rollout_is_the_product_of_half_attention_half_identity(registers):
     model, images = tiny_vit(registers=registers), torch.randn(2, 3, 16, 24)

@@ -301,6 +301,9 @@ def test_confusion_rows_are_true_classes_and_shades_are_shares():
     assert places["2"] == (1.5, 0.5)
     assert places["0"] == (0.5, 1.5)
     assert axes.get_ylim() == (2, 0)
+    names = [(text.get_text(), *text.get_position()) for text in axes.texts if text.get_text() in ("cat", "dog")]
+    assert [(name, y) for name, x, y in names if x < 0] == [("cat", 0.5), ("dog", 1.5)]
+    assert [(name, x) for name, x, y in names if y < 0] == [("cat", 0.5), ("dog", 1.5)]
 
 
 def test_a_confusion_matrix_of_many_classes_is_one_image():
