@@ -211,7 +211,7 @@ def test_reset_classifier_changes_the_config_too() -> None:
 def test_unknown_names_and_options_say_what_there_is() -> None:
     with pytest.raises(VitrailError, match="did you mean vit_base_patch16_224"):
         config_of("vit_base_patch16_225")
-    with pytest.raises(VitrailError, match="no option widht; it has .*embed_dim"):
+    with pytest.raises(VitrailError, match=r"no option widht; it has .*embed_dim"):
         config_of("vit_base_patch16_224", {"widht": 3})
     assert list_models("deit_*_384") == ["deit_base_distilled_patch16_384", "deit_base_patch16_384"]
     assert len(MODELS) == len(list_models())

@@ -143,8 +143,9 @@ def resize_patches(weight: Float[Tensor, "d c h w"], patch: tuple[int, int]) -> 
     section 3.4): ``(Bᵀ)⁺ w`` with ``B`` the matrix of the resize, here bicubic with antialiasing.
     """
     old = (weight.shape[2], weight.shape[3])
-    units = torch.eye(old[0] * old[1]).view(-1, 1, *old)
+    units = torch.eye(old[0] * old[1], dtype=torch.float64).view(-1, 1, *old)
     resized = F.interpolate(units, patch, mode="bicubic", align_corners=False, antialias=True).flatten(1)
-    # ``resized`` is Bᵀ: its rows are the resized unit pictures. Solved in float64, because B is badly conditioned.
-    solution = torch.linalg.pinv(resized.double())
+    # ``resized`` is Bᵀ: its rows are the resized unit pictures. It has not full rank where one side grows and the other
+    # shrinks, so that singular values which are zero but for rounding must be cut off.
+    solution = torch.linalg.pinv(resized, rtol=1e-6)
     return (weight.flatten(2).double() @ solution.T).unflatten(-1, patch).to(weight.dtype)

@@ -197,7 +197,7 @@ class Artefact(nn.Module, ModelHubMixin, library_name="vitrail", tags=["image-cl
             model = build(stored.config)
         model = model.to_empty(device="cpu")
         model.load_state_dict(stored.state)
-        return cls(model.eval(), stored.classes, stored.preprocess, stored.training)
+        return cls(model, stored.classes, stored.preprocess, stored.training).eval()
 
 
 def load_artefact(path: str | Path, *, online: bool = False) -> Artefact:

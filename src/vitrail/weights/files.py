@@ -35,7 +35,7 @@ class Raw:
     Attributes:
         path: where they were read from.
         tensors: by name.
-        wrappers: the outer keys that were taken off (``("teacher",)`` of a DINO training checkpoint).
+        wrappers: the outer keys and common prefixes that were taken off (``("teacher",)`` of a DINO checkpoint).
         config: the ``config.json`` beside the file, empty when there is none.
         preprocessor: the ``preprocessor_config.json`` beside it, empty when there is none.
     """
@@ -72,11 +72,12 @@ def read_raw(path: str | Path) -> Raw:
     if not tensors:
         raise CheckpointError(f"{file}: there is not a single tensor in it")
     _require_finite(tensors, file)
+    tensors, prefixes = _without_prefix(tensors)
     folder = file.parent
     return Raw(
         file,
         tensors,
-        wrappers,
+        wrappers + prefixes,
         config=read_json_object(folder / "config.json"),
         preprocessor=read_json_object(folder / "preprocessor_config.json"),
     )
@@ -101,6 +102,18 @@ def _no_doubles(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     if doubled:
         raise ValueError(f"the key {doubled[0]!r} stands in it twice")
     return dict(pairs)
+
+
+PREFIXES = ("module.", "_orig_mod.", "model.", "backbone.")
+"""What wrappers (DataParallel, torch.compile, Lightning) put before every name."""
+
+
+def _without_prefix(tensors: dict[str, Tensor]) -> tuple[dict[str, Tensor], tuple[str, ...]]:
+    taken: list[str] = []
+    while prefix := next((p for p in PREFIXES if all(name.startswith(p) for name in tensors)), None):
+        tensors = {name.removeprefix(prefix): tensor for name, tensor in tensors.items()}
+        taken.append(prefix)
+    return tensors, tuple(taken)
 
 
 def _weight_file(path: Path) -> Path:
@@ -149,12 +162,11 @@ def check_safetensors_header(file: Path) -> dict[str, Any]:
         text = stream.read(length)
     try:
         header = json.loads(text, object_pairs_hook=_no_doubles)
-    except ValueError as error:
+        places = {name: entry["data_offsets"] for name, entry in header.items() if name != "__metadata__"}
+        ends = [(name, int(begin), int(end)) for name, (begin, end) in places.items()]
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise CheckpointError(f"{file}: the header is damaged: {error}") from error
-    for name, entry in header.items():
-        if name == "__metadata__":
-            continue
-        begin, end = entry["data_offsets"]
+    for name, begin, end in ends:
         if not 0 <= begin <= end <= size - 8 - length:
             raise CheckpointError(f"{file}: truncated or damaged: the tensor {name!r} lies outside the file")
     return header

@@ -52,6 +52,8 @@ def translate_file(path: str | Path) -> Translated:
         raw = read_raw(path)
         translated = recognise(raw.tensors, str(raw.path)).read(raw)
         translated = replace(translated, preprocess=stored_preprocess(raw))
+        if raw.wrappers:
+            translated.account.notes.append(f"the weights are those under {' › '.join(map(repr, raw.wrappers))}")
     _require_complete(translated)
     return translated
 
