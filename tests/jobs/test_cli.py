@@ -13,12 +13,12 @@ from vitrail.jobs.settings import to_plain, write_config
 from vitrail.recipes import RECIPES, recipe_config, recipe_summaries
 
 
-def test_the_issue_of_options_data_first_then_the_shared_ones():
-    config = parse(
-        "train",
+def test_data_comes_first_and_the_shared_options_have_one_name_everywhere():
+    line = (
         "photos --model vit_tiny_patch16_224 --image-size 96 160 --patch-size 8 --epochs 3 --batch-size 4 --seed 7 "
-        "--out here --device cpu --precision bf16 --randaugment None --no-hflip --fresh".split(),
+        "--out here --device cpu --precision bf16 --randaugment None --no-hflip --fresh"
     )
+    config = parse("train", line.split())
     assert (config.data, config.image_size, config.patch_size) == ("photos", (96, 160), 8)
     assert (config.epochs, config.batch_size, config.seed, config.out) == (3, 4, 7, Path("here"))
     assert (config.device, config.precision, config.randaugment, config.hflip, config.fresh) == (
@@ -57,7 +57,12 @@ def test_every_recipe_survives_the_way_through_a_file(name: str, tmp_path: Path)
 def test_options_win_over_a_file_and_a_file_over_a_recipe(tmp_path: Path):
     (tmp_path / "mine.yaml").write_text("epochs: 4\nlr: 1e-3\n")
     config = parse("train", ["--recipe", "elpv", "--config", str(tmp_path / "mine.yaml"), "--epochs", "9"])
-    assert (config.data, config.epochs, config.lr, config.batch_size) == ("elpv", 9, 1e-3, recipe_config("elpv").batch_size)
+    assert (config.data, config.epochs, config.lr, config.batch_size) == (
+        "elpv",
+        9,
+        1e-3,
+        recipe_config("elpv").batch_size,
+    )
 
 
 def test_files_with_unknown_options_or_no_options_are_refused_by_name(tmp_path: Path):

@@ -92,7 +92,9 @@ def test_partial_tuning_leaves_the_rest_as_it_was(trained: Path, photos: Path, t
     assert result is not None
     before = load_file(trained / "model" / "model.safetensors")
     after = result.artefact.model.state_dict()
-    changed = {name.split(".")[0] + "." + name.split(".")[1] for name in before if not torch.equal(before[name], after[name])}
+    changed = {
+        name.split(".")[0] + "." + name.split(".")[1] for name in before if not torch.equal(before[name], after[name])
+    }
     allowed = {
         "last": {"blocks.1", "norm.weight", "norm.bias", "head.weight", "head.bias"},
         "head": {"head.weight", "head.bias"},

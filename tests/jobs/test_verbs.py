@@ -90,7 +90,9 @@ def test_predict_wants_a_model_with_classes_and_a_known_ending(photos: Path, tra
 
 def test_embeddings_are_the_pooled_features(trained: Path, photos: Path, tmp_path: Path):
     rows = embed(
-        EmbedConfig(source=f"{photos}/red/*.png", model=str(trained), pool="class_mean", out=tmp_path / "e.jsonl", **HERE)
+        EmbedConfig(
+            source=f"{photos}/red/*.png", model=str(trained), pool="class_mean", out=tmp_path / "e.jsonl", **HERE
+        )
     )
     assert len(rows) == 12 and len(rows[0]["embedding"]) == 64
     artefact = Artefact.from_pretrained(trained / "model")

@@ -4,7 +4,7 @@ from torch.nn import functional as F
 
 from vitrail.contracts import Batch, Progress, VitrailError
 from vitrail.methods import Classify
-from vitrail.models import ViTConfig, VisionTransformer
+from vitrail.models import VisionTransformer, ViTConfig
 from vitrail.models.tune import tune_full, tune_head, tune_last, tune_lora
 from vitrail.nn.lora import LoRALinear
 
@@ -55,7 +55,11 @@ def test_every_parameter_has_a_role_with_depths_from_input_to_head(method):
 
 
 def learning(model: VisionTransformer) -> set[str]:
-    return {name.split(".")[0] + "." + name.split(".")[1] for name, p in model.named_parameters() if p.requires_grad and "." in name}
+    return {
+        name.split(".")[0] + "." + name.split(".")[1]
+        for name, p in model.named_parameters()
+        if p.requires_grad and "." in name
+    }
 
 
 def test_what_learns_in_each_mode():

@@ -49,6 +49,18 @@ def test_the_linear_probe_separates_what_is_linear_and_not_what_is_noise():
     assert noise.strength <= 0.01  # nothing to learn: the strongest penalties win
 
 
+@pytest.mark.parametrize("classes", [[0, 1], [0, 1, 2], [1, 3]])
+def test_the_probe_as_one_layer_gives_the_same_probabilities(classes):
+    torch.manual_seed(0)
+    features = torch.randn(60, 5) * 3 + 7
+    labels = torch.tensor(classes * 30)[:60]
+    fitted = fit_linear_probe(features, labels, 4)
+    weight, bias = fitted.layer()
+    logits = features @ weight.T + bias
+    torch.testing.assert_close(logits[:, classes].softmax(1), fitted.probabilities(features)[:, classes])
+    assert torch.equal(logits.argmax(1), fitted.probabilities(features).argmax(1))
+
+
 def test_classes_that_training_never_saw_get_nothing():
     torch.manual_seed(0)
     features = torch.randn(20, 4)

@@ -11,7 +11,9 @@ from vitrail.nn.context import Context
 from vitrail.nn.tokens import Tokens
 
 
-def by_hand(attention: Attention, x: torch.Tensor, mask: torch.Tensor | None = None) -> tuple[torch.Tensor, torch.Tensor]:
+def by_hand(
+    attention: Attention, x: torch.Tensor, mask: torch.Tensor | None = None
+) -> tuple[torch.Tensor, torch.Tensor]:
     """Equation 1 head by head in float64, from the raw parameters."""
     weight, bias = attention.qkv.weight.double(), attention.qkv.bias.double()
     dim, heads = x.shape[-1], attention.num_heads

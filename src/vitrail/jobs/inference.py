@@ -24,9 +24,9 @@ class Hardware:
     precision: Precision
 
     @classmethod
-    def of(cls, settings: Settings) -> Hardware:
-        """The device and precision that were asked for."""
-        device = resolve_device(settings.device, World())
+    def of(cls, settings: Settings, world: World | None = None) -> Hardware:
+        """The device and precision that were asked for, on this process of ``world``."""
+        device = resolve_device(settings.device, world or World())
         return cls(device, choose_precision(settings.precision, device))
 
 

@@ -16,7 +16,8 @@ from torch import nn
 
 from vitrail.contracts import VitrailError
 from vitrail.data import Loader, Preprocess, Splits, TrainTransform, open_data
-from vitrail.engine import GLOBAL_BATCH, FitResult, World, choose_precision, fit, init, resolve_device
+from vitrail.engine import GLOBAL_BATCH, FitResult, World, fit, init, resolve_device
+from vitrail.jobs.head_start import start_head_from_probe
 from vitrail.jobs.inference import Hardware, classifier, run_source
 from vitrail.jobs.models import open_model, preprocess_of, with_crop
 from vitrail.jobs.progress import say
@@ -82,6 +83,8 @@ def train(config: TrainConfig) -> TrainResult | None:
     torch.manual_seed(config.seed)
     splits = open_data(config.data, val_fraction=config.val_fraction, seed=config.split_seed, online=config.online)
     parts = Parts(config, out, splits, *starting_model(config, splits.train.classes), world)
+    if config.head == "probe" and not (out / "checkpoint.safetensors").exists():
+        start_head_from_probe(parts.model, splits.train, parts.preprocess, config, Hardware.of(config, world))
     loader = training_loader(parts)
     say_once(world, f"{config.data}: {len(splits.train)} pictures to train on, {len(splits.val)} held out")
     fitted = fit(
@@ -171,7 +174,7 @@ def fingerprint(parts: Parts) -> dict[str, str]:
     return {
         GLOBAL_BATCH: str(config.batch_size),
         "model": f"{config.model} {parts.model.config}",
-        "tuning": f"{config.tune} {config.tune_blocks} {config.lora_rank} {config.lora_alpha}",
+        "tuning": f"{config.head} {config.tune} {config.tune_blocks} {config.lora_rank} {config.lora_alpha}",
         "classes": ", ".join(parts.classes),
         "pictures": names.hexdigest()[:16],
         "preprocess": str(parts.preprocess),
@@ -186,9 +189,8 @@ def finish(parts: Parts, fitted: FitResult, loader: Loader, seconds: float) -> T
     assert isinstance(fitted.model, Backbone)
     artefact = Artefact(fitted.model, parts.classes, parts.preprocess)
     artefact.save_pretrained(out / MODEL)
-    device = resolve_device(config.device, parts.world)
-    hardware = Hardware(device, choose_precision(config.precision, device))
-    fitted.model.to(device)
+    hardware = Hardware.of(config, parts.world)
+    fitted.model.to(hardware.device)
     outputs = run_source(classifier(fitted.model), parts.splits.val, parts.preprocess, config, hardware, "evaluate")
     scores = score_classifier(outputs.values, outputs.labels, parts.classes)
     skipped = [list(item) for item in (*loader.skipped, *outputs.skipped)]

@@ -19,6 +19,10 @@ GRID = (0.001, 0.003, 0.01, 0.03, 0.1, 1.0)
 """Inverse strengths of the L2 penalty that are tried, on standardised features."""
 
 
+UNSEEN = 10.0
+"""How far below every other bias that of a class without training pictures lies."""
+
+
 @dataclass(frozen=True)
 class LinearProbe:
     """A fitted probe.
@@ -39,6 +43,21 @@ class LinearProbe:
         full = np.zeros((len(found), self.num_classes), dtype=np.float32)
         full[:, self.pipeline.classes_] = found
         return torch.from_numpy(full)
+
+    def layer(self) -> tuple[Float[Tensor, "k d"], Float[Tensor, " k"]]:
+        """The same classifier as one linear layer on raw features: weight and bias of its logits.
+
+        Standardisation is folded in. Classes that training never saw get a bias that rules them out.
+        """
+        scaler, regression = (step for _, step in self.pipeline.steps)
+        weight, bias = regression.coef_ / scaler.scale_, regression.intercept_
+        bias = bias - weight @ scaler.mean_
+        if len(weight) == 1:  # two classes share one row: its sign says which
+            weight, bias = np.concatenate([-weight, weight]) / 2, np.concatenate([-bias, bias]) / 2
+        full_weight = np.zeros((self.num_classes, weight.shape[1]), dtype=np.float32)
+        full_bias = np.full(self.num_classes, bias.min() - UNSEEN, dtype=np.float32)
+        full_weight[regression.classes_], full_bias[regression.classes_] = weight, bias
+        return torch.from_numpy(full_weight), torch.from_numpy(full_bias)
 
 
 def fit_linear_probe(

@@ -50,6 +50,10 @@ class Backbone(nn.Module, ABC):
         """Put a fresh classifier on top; 0 takes it away."""
 
     @abstractmethod
+    def set_classifier(self, weight: Float[Tensor, "k f"], bias: Float[Tensor, " k"]) -> None:
+        """Give the classifier the values of a linear layer on :meth:`pool`."""
+
+    @abstractmethod
     def roles(self) -> dict[str, Role]:
         """Depth and weight decay of every parameter, for layer-wise learning rates."""
 

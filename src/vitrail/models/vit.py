@@ -297,6 +297,14 @@ class VisionTransformer(Backbone):
         if self.config.distilled and num_classes:
             self.head_dist = _classifier(self.config.embed_dim, num_classes).to(reference.device, reference.dtype)
 
+    @torch.no_grad()
+    def set_classifier(self, weight: Float[Tensor, "k f"], bias: Float[Tensor, " k"]) -> None:
+        """Give the class head these values; a distillation head is left as it is."""
+        if not isinstance(self.head, nn.Linear) or self.head.weight.shape != weight.shape:
+            raise VitrailError(f"a classifier of {tuple(weight.shape)} does not fit {self.head}")
+        self.head.weight.copy_(weight)
+        self.head.bias.copy_(bias)
+
     def roles(self) -> dict[str, Role]:
         """Embedding 0, block ``i`` at ``i + 1``, the rest last; decay for matrices only, not tokens or positions."""
         last = len(self.blocks) + 1
