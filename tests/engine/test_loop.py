@@ -1,12 +1,10 @@
-"""The loop in one process: exact resume, honest averages, refusals, records."""
+"""One process: what a step computes, and what it refuses."""
 
 from __future__ import annotations
 
-import csv
 import json
 import os
 import signal
-import threading
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -14,45 +12,24 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from vitrail.contracts import Batch, Progress, VitrailError
 from vitrail.engine import Interrupted, schedule_factor
 from vitrail.engine.randomness import derive_seed
 
 from .tiny import (
+    At,
     TinyLoader,
     TinyMethod,
     accuracy,
     assert_close,
     assert_equal,
-    quiet,
+    rows,
     tiny_config,
     train,
     weights,
 )
-
-
-class At(TinyLoader):
-    """Calls ``act(batch)`` when a certain batch is made."""
-
-    def __init__(self, epoch: int, place: int, act: Callable[[Batch], object], **sizes: int) -> None:
-        super().__init__(**sizes)
-        self.moment, self.act = (epoch, place), act
-
-    def batch(self, epoch: int, place: int) -> Batch:
-        batch = super().batch(epoch, place)
-        if (epoch, place) == self.moment:
-            self.act(batch)
-        return batch
-
-
-def rows(out: Path) -> list[dict[str, str]]:
-    with (out / "metrics.csv").open() as file:
-        return list(csv.DictReader(file))
-
-
-# ── what a step computes ─────────────────────────────────────────────────────────────────────────────────────────
 
 
 def test_loop_equals_the_same_steps_by_hand(tmp_path: Path) -> None:
@@ -182,155 +159,6 @@ def test_compiled_run_equals_the_plain_one(tmp_path: Path, monkeypatch: pytest.M
     assert_equal(weights(result.model), weights(plain.model))
 
 
-# ── resume ───────────────────────────────────────────────────────────────────────────────────────────────────────
-
-
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
-@pytest.mark.parametrize(
-    ("moment", "next_batch"),
-    # A group of two batches is made while the step before it is under way (the first of an epoch is not).
-    [((0, 0), (0, 2)), ((1, 2), (1, 2)), ((1, 5), (1, 4)), ((2, 1), (2, 2)), ((2, 5), (2, 4))],
-)
-def test_stopped_run_resumes_bit_equal(
-    tmp_path: Path, number: int, code: int, moment: tuple[int, int], next_batch: tuple[int, int]
-) -> None:
-    config = tiny_config(ema_decay=0.9, layer_decay=0.5, accumulate=2)
-    reference = TinyMethod(0.2)
-    measure = accuracy(TinyLoader())
-    whole = train(tmp_path / "whole", config, reference, evaluate=measure)
-    handlers = signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)
-    stopping = At(*moment, lambda batch: os.kill(os.getpid(), number))
-    out = tmp_path / "out"
-    with pytest.raises(Interrupted, match="run the same command again") as caught:
-        train(out, config, TinyMethod(0.2), stopping, evaluate=measure)
-    assert caught.value.exit_code == code
-    assert (signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)) == handlers
-    method, loader = TinyMethod(0.2, seed=9), TinyLoader()
-    rest = train(out, config, method, loader, evaluate=measure)
-    assert rest.resumed and not whole.resumed and rest.steps == whole.steps == 9
-    assert loader.starts[0] == next_batch
-    assert_equal(weights(method), weights(reference))
-    assert_equal(weights(rest.model), weights(whole.model))
-    assert rest.metrics == whole.metrics
-    strip = [
-        [{k: v for k, v in row.items() if k != "images_per_s"} for row in rows(tmp_path / name)]
-        for name in ("out", "whole")
-    ]
-    assert strip[0] == strip[1]
-
-
-def test_ctrl_c_twice_stops_at_once_without_a_checkpoint(tmp_path: Path) -> None:
-    def twice(batch: Batch) -> None:
-        os.kill(os.getpid(), signal.SIGINT)
-        os.kill(os.getpid(), signal.SIGINT)
-
-    loader = At(0, 3, twice)
-    with pytest.raises(Interrupted, match="at once") as caught:
-        train(tmp_path, loader=loader)
-    assert caught.value.exit_code == 130
-    assert not (tmp_path / "checkpoint.safetensors").exists()
-    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
-
-
-def test_stop_during_the_evaluation_drops_it_and_resumes_with_it(tmp_path: Path) -> None:
-    config = tiny_config(ema_decay=0.9)
-    reference = TinyMethod()
-    whole = train(tmp_path / "whole", config, reference, evaluate=lambda model: {"n": 1.0})
-    finished: list[bool] = []
-
-    def interrupted(model: nn.Module) -> dict[str, float]:
-        os.kill(os.getpid(), signal.SIGTERM)
-        finished.append(True)
-        return {"n": 0.0}
-
-    out = tmp_path / "out"
-    method = TinyMethod()
-    with pytest.raises(Interrupted) as caught:
-        train(out, config, method, evaluate=interrupted)
-    assert caught.value.exit_code == 143 and not finished and method.training
-    again, loader = TinyMethod(), TinyLoader()
-    rest = train(out, config, again, loader, evaluate=lambda model: {"n": 1.0})
-    assert loader.starts[0] == (1, 0)
-    assert_equal(weights(again), weights(reference))
-    assert [row["val_n"] for row in rows(out)] == [row["val_n"] for row in rows(tmp_path / "whole")]
-    assert rest.metrics == whole.metrics
-
-
-def test_finished_run_is_not_run_again(tmp_path: Path) -> None:
-    first = train(tmp_path, evaluate=accuracy(TinyLoader()))
-    loader = TinyLoader()
-    again = train(tmp_path, loader=loader, evaluate=lambda model: pytest.fail("evaluated"))
-    assert loader.starts == [] and again.resumed and again.metrics == first.metrics
-    assert_equal(weights(again.model), weights(first.model))
-
-
-def test_checkpoints_by_time(tmp_path: Path) -> None:
-    saved: list[bool] = []
-
-    class Watching(TinyMethod):
-        def after_step(self, progress: Progress) -> None:
-            saved.append((tmp_path / "checkpoint.safetensors").exists())
-
-    train(tmp_path, tiny_config(checkpoint_every_s=1e-6), Watching())
-    assert saved == [False] + [True] * 17
-
-
-def test_another_run_is_refused_with_a_list(tmp_path: Path) -> None:
-    train(tmp_path, fingerprint={"classes": "cat dog", "model": "tiny"})
-    method = TinyMethod(seed=3)
-    before = weights(method)
-    with pytest.raises(VitrailError) as caught:
-        train(tmp_path, tiny_config(lr=0.06), method, fingerprint={"classes": "cat cow", "data": "here"})
-    for part in (
-        "lr: was 0.05, is 0.06",
-        "classes: was cat dog, is cat cow",
-        "model: was tiny, is not set",
-        "data: was not set",
-    ):
-        assert part in str(caught.value)
-    assert "weight_decay" not in str(caught.value)
-    assert_equal(weights(method), before)
-
-
-def test_another_batch_division_needs_the_same_global_batch(tmp_path: Path) -> None:
-    def go(accumulate: int, batches: int, **fingerprint: str) -> None:
-        config = tiny_config(epochs=1, accumulate=accumulate)
-        train(tmp_path, config, loader=TinyLoader(batches), fingerprint=fingerprint)
-
-    go(1, 6, global_batch="8")
-    go(2, 12, global_batch="8")
-    with pytest.raises(VitrailError, match="global_batch: was 8, is not set"):
-        go(2, 12)
-    with pytest.raises(VitrailError, match="steps_per_epoch: was 6, is 5"):
-        go(2, 10, global_batch="8")
-
-
-def test_auto_precision_is_kept_on_resume(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from vitrail.engine import precision
-
-    def clock(bf16: float) -> None:
-        monkeypatch.setattr(precision, "time_product", lambda _, dtype: bf16 if dtype == torch.bfloat16 else 1.0)
-
-    clock(0.1)
-    with pytest.raises(Interrupted):
-        train(tmp_path, tiny_config(precision="auto"), loader=At(1, 1, lambda _: os.kill(os.getpid(), signal.SIGTERM)))
-    clock(9.0)
-    console = quiet()
-    train(tmp_path, tiny_config(precision="auto"), console=console)
-    assert "bf16: as in the run so far" in console.file.getvalue()  # type: ignore[attr-defined]
-
-
-def test_off_the_main_thread_it_trains_without_handlers(tmp_path: Path) -> None:
-    done: list[int] = []
-    thread = threading.Thread(target=lambda: done.append(train(tmp_path).steps))
-    thread.start()
-    thread.join(30)
-    assert done == [18]
-
-
-# ── numbers that are not finite, memory that runs out ────────────────────────────────────────────────────────────
-
-
 def poison(batch: Batch) -> None:
     batch.images[2, 0, 0, 0] = float("nan")
 
@@ -399,9 +227,6 @@ def test_other_errors_of_the_method_pass_through(tmp_path: Path) -> None:
         train(tmp_path, method=Broken())
 
 
-# ── bad loaders and bad losses ───────────────────────────────────────────────────────────────────────────────────
-
-
 def test_loader_without_batches(tmp_path: Path) -> None:
     with pytest.raises(VitrailError, match="no batches"):
         train(tmp_path, loader=TinyLoader(batches=0))
@@ -467,125 +292,3 @@ def test_bad_losses_are_refused(tmp_path: Path, losses: Callable[[Tensor], dict[
 
     with pytest.raises(VitrailError, match=message):
         train(tmp_path, method=Bad())
-
-
-# ── evaluation, average, records ─────────────────────────────────────────────────────────────────────────────────
-
-
-def test_evaluation_and_result_use_the_average(tmp_path: Path) -> None:
-    seen: list[dict[str, Tensor]] = []
-
-    def evaluate(model: nn.Module) -> dict[str, float]:
-        assert not model.training and not torch.is_grad_enabled()
-        seen.append(weights(model))
-        return {}
-
-    method = TinyMethod()
-    result = train(tmp_path, tiny_config(ema_decay=0.9), method, evaluate=evaluate)
-    assert len(seen) == 3
-    assert_equal(seen[-1], weights(result.model))
-    assert not result.model.training and method.training
-    assert not torch.equal(result.model.head.weight, method.model.head.weight)  # type: ignore[union-attr]
-    # The weights that went on being trained were not disturbed.
-    plain = TinyMethod()
-    train(tmp_path / "plain", tiny_config(), plain)
-    assert_equal(weights(plain), weights(method))
-
-
-def test_frozen_parts_keep_their_mode_through_an_evaluation(tmp_path: Path) -> None:
-    modes: list[bool] = []
-
-    class Frozen(TinyMethod):
-        def train(self, mode: bool = True) -> Frozen:
-            super().train(mode)
-            self.model.norm.eval()
-            return self
-
-        def forward(self, batch: Batch, progress: Progress) -> dict[str, Tensor]:
-            modes.append((self.model.norm.training, self.model.training) == (False, True))
-            return super().forward(batch, progress)
-
-    train(tmp_path, tiny_config(), Frozen(0.1), evaluate=lambda model: {})
-    assert modes == [True] * 18
-
-
-def test_eval_every_includes_the_last_epoch(tmp_path: Path) -> None:
-    train(tmp_path, tiny_config(epochs=5, eval_every=2, log_every=100), evaluate=lambda model: {"n": 1.0})
-    assert [row["val_n"] for row in rows(tmp_path)] == ["", "1", "", "1", "1"]
-
-
-def test_table_holds_the_run(tmp_path: Path) -> None:
-    train(tmp_path, tiny_config(epochs=2), evaluate=lambda model: {"top1": 0.5})
-    table = rows(tmp_path)
-    assert [(row["epoch"], row["step"], row["val_top1"]) for row in table] == [
-        ("1", "4", ""),
-        ("1", "6", "0.5"),
-        ("2", "8", ""),
-        ("2", "12", "0.5"),
-    ]
-    for row in table:
-        factor = schedule_factor(int(row["step"]) - 1, 12, 2, 1e-4 / 0.05, 1e-3 / 0.05)
-        assert float(row["lr"]) == pytest.approx(0.05 * factor)
-        assert float(row["images_per_s"]) > 0 and float(row["grad_norm"]) > 0
-    # Means over the rows' own steps, not the last value: the first row covers steps 0 to 3.
-    losses: list[float] = []
-
-    class Watching(TinyMethod):
-        def forward(self, batch: Batch, progress: Progress) -> dict[str, Tensor]:
-            found = super().forward(batch, progress)
-            losses.append(found["loss"].item())
-            return found
-
-    train(tmp_path / "again", tiny_config(epochs=2), Watching())
-    assert float(table[0]["loss"]) == pytest.approx(sum(losses[:4]) / 4)
-    assert float(table[1]["loss"]) == pytest.approx(sum(losses[4:6]) / 2)
-
-
-def test_leftover_rows_of_a_run_without_a_checkpoint_are_set_aside(tmp_path: Path) -> None:
-    (tmp_path / "metrics.csv").write_text("epoch,step,lr\n1,4,0.1\n1,5")
-    train(tmp_path, tiny_config(epochs=1))
-    assert [row["step"] for row in rows(tmp_path)] == ["4", "6"]
-    assert "loss" in rows(tmp_path)[0]
-    assert (tmp_path / "metrics.previous.csv").read_text() == "epoch,step,lr\n1,4,0.1\n1,5"
-
-
-def test_plain_lines_when_there_is_no_terminal(tmp_path: Path) -> None:
-    console = quiet()
-    train(tmp_path, evaluate=lambda model: {"top1": 0.25}, console=console)
-    text = console.file.getvalue()  # type: ignore[attr-defined]
-    assert "training on cpu, fp32: as asked" in text
-    assert "step 18/18" in text and "images/s" in text and "left" in text
-    assert "epoch 3/3: top1 0.25" in text
-    assert "\x1b" not in text
-
-
-def test_bar_on_a_terminal(tmp_path: Path) -> None:
-    from io import StringIO
-
-    from rich.console import Console
-
-    console = Console(file=StringIO(), force_terminal=True, width=160)
-    train(tmp_path, console=console)
-    text = console.file.getvalue()  # type: ignore[attr-defined]
-    assert "18/18" in text and "images/s" in text and "epoch 3" in text
-
-
-def test_tensorboard(tmp_path: Path) -> None:
-    pytest.importorskip("tensorboard")
-    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-
-    train(tmp_path, tensorboard=True, evaluate=lambda model: {"top1": 0.25})
-    events = EventAccumulator(str(tmp_path / "tensorboard"))
-    events.Reload()
-    assert [event.step for event in events.Scalars("loss")] == [int(row["step"]) for row in rows(tmp_path)]
-    assert [event.value for event in events.Scalars("val_top1")] == [0.25] * 3
-
-
-def test_tensorboard_missing_is_said_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    import sys
-
-    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
-    with pytest.raises(VitrailError, match=r"pip install \"vitrail\[track\]\""):
-        train(tmp_path, tensorboard=True)
-    loader: Any = TinyLoader()
-    assert train(tmp_path, loader=loader).steps == 18

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 from collections.abc import Callable, Iterator
 from io import StringIO
 from pathlib import Path
@@ -147,3 +148,23 @@ def accuracy(loader: TinyLoader) -> Callable[[nn.Module], dict[str, float]]:
         return {"accuracy": float((model(batch.images).argmax(1) == batch.labels).float().mean())}
 
     return evaluate
+
+
+class At(TinyLoader):
+    """Calls ``act(batch)`` when a certain batch is made."""
+
+    def __init__(self, epoch: int, place: int, act: Callable[[Batch], object], **sizes: int) -> None:
+        super().__init__(**sizes)
+        self.moment, self.act = (epoch, place), act
+
+    def batch(self, epoch: int, place: int) -> Batch:
+        batch = super().batch(epoch, place)
+        if (epoch, place) == self.moment:
+            self.act(batch)
+        return batch
+
+
+def rows(out: Path) -> list[dict[str, str]]:
+    """The rows of a run's table."""
+    with (out / "metrics.csv").open() as file:
+        return list(csv.DictReader(file))

@@ -177,7 +177,7 @@ class Run:
         self._epoch += 1
 
     def _measure(self, evaluate: Callable[[nn.Module], Mapping[str, float]]) -> dict[str, float]:
-        seed_everything(derive_seed(self._config.seed, self._step, AFTER_STEP, 0))
+        seed_everything(derive_seed(self._config.seed, self._step, AFTER_STEP, 0), self._device)
         with ExitStack() as stack:
             if self._ema is not None:
                 stack.enter_context(self._ema.applied())

@@ -116,7 +116,7 @@ class Stepper:
         means: dict[str, Tensor] = {}
         for micro, batch in enumerate(group):
             seed = derive_seed(self._config.seed, progress.step, micro, self._world.rank)
-            seed_everything(seed)
+            seed_everything(seed, self._device)
             last = micro == len(group) - 1
             with self._no_sync(last), self._world.contact():
                 with self._precision.autocast(self._device):
@@ -140,7 +140,7 @@ class Stepper:
             )
         self._optimiser.step()
         # The same stream on every rank: what after_step changes must stay equal.
-        seed_everything(derive_seed(self._config.seed, progress.step, AFTER_STEP, 0))
+        seed_everything(derive_seed(self._config.seed, progress.step, AFTER_STEP, 0), self._device)
         with torch.no_grad():
             self._method.after_step(progress)
         if self._ema is not None:

@@ -1,0 +1,171 @@
+"""Runs that stop go on as if they had not; other runs are refused."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from vitrail.contracts import Batch, Progress, VitrailError
+from vitrail.engine import Interrupted
+
+from .tiny import (
+    At,
+    TinyLoader,
+    TinyMethod,
+    accuracy,
+    assert_equal,
+    quiet,
+    rows,
+    tiny_config,
+    train,
+    weights,
+)
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+@pytest.mark.parametrize(
+    ("moment", "next_batch"),
+    # A group of two batches is made while the step before it is under way (the first of an epoch is not).
+    [((0, 0), (0, 2)), ((1, 2), (1, 2)), ((1, 5), (1, 4)), ((2, 1), (2, 2)), ((2, 5), (2, 4))],
+)
+def test_stopped_run_resumes_bit_equal(
+    tmp_path: Path, number: int, code: int, moment: tuple[int, int], next_batch: tuple[int, int]
+) -> None:
+    config = tiny_config(ema_decay=0.9, layer_decay=0.5, accumulate=2)
+    reference = TinyMethod(0.2)
+    measure = accuracy(TinyLoader())
+    whole = train(tmp_path / "whole", config, reference, evaluate=measure)
+    handlers = signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)
+    stopping = At(*moment, lambda batch: os.kill(os.getpid(), number))
+    out = tmp_path / "out"
+    with pytest.raises(Interrupted, match="run the same command again") as caught:
+        train(out, config, TinyMethod(0.2), stopping, evaluate=measure)
+    assert caught.value.exit_code == code
+    assert (signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)) == handlers
+    method, loader = TinyMethod(0.2, seed=9), TinyLoader()
+    rest = train(out, config, method, loader, evaluate=measure)
+    assert rest.resumed and not whole.resumed and rest.steps == whole.steps == 9
+    assert loader.starts[0] == next_batch
+    assert_equal(weights(method), weights(reference))
+    assert_equal(weights(rest.model), weights(whole.model))
+    assert rest.metrics == whole.metrics
+    strip = [
+        [{k: v for k, v in row.items() if k != "images_per_s"} for row in rows(tmp_path / name)]
+        for name in ("out", "whole")
+    ]
+    assert strip[0] == strip[1]
+
+
+def test_ctrl_c_twice_stops_at_once_without_a_checkpoint(tmp_path: Path) -> None:
+    def twice(batch: Batch) -> None:
+        os.kill(os.getpid(), signal.SIGINT)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    loader = At(0, 3, twice)
+    with pytest.raises(Interrupted, match="at once") as caught:
+        train(tmp_path, loader=loader)
+    assert caught.value.exit_code == 130
+    assert not (tmp_path / "checkpoint.safetensors").exists()
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_stop_during_the_evaluation_drops_it_and_resumes_with_it(tmp_path: Path) -> None:
+    config = tiny_config(ema_decay=0.9)
+    reference = TinyMethod()
+    whole = train(tmp_path / "whole", config, reference, evaluate=lambda model: {"n": 1.0})
+    finished: list[bool] = []
+
+    def interrupted(model: nn.Module) -> dict[str, float]:
+        os.kill(os.getpid(), signal.SIGTERM)
+        finished.append(True)
+        return {"n": 0.0}
+
+    out = tmp_path / "out"
+    method = TinyMethod()
+    with pytest.raises(Interrupted) as caught:
+        train(out, config, method, evaluate=interrupted)
+    assert caught.value.exit_code == 143 and not finished and method.training
+    again, loader = TinyMethod(), TinyLoader()
+    rest = train(out, config, again, loader, evaluate=lambda model: {"n": 1.0})
+    assert loader.starts[0] == (1, 0)
+    assert_equal(weights(again), weights(reference))
+    assert [row["val_n"] for row in rows(out)] == [row["val_n"] for row in rows(tmp_path / "whole")]
+    assert rest.metrics == whole.metrics
+
+
+def test_finished_run_is_not_run_again(tmp_path: Path) -> None:
+    first = train(tmp_path, evaluate=accuracy(TinyLoader()))
+    loader = TinyLoader()
+    again = train(tmp_path, loader=loader, evaluate=lambda model: pytest.fail("evaluated"))
+    assert loader.starts == [] and again.resumed and again.metrics == first.metrics
+    assert_equal(weights(again.model), weights(first.model))
+
+
+def test_checkpoints_by_time(tmp_path: Path) -> None:
+    saved: list[bool] = []
+
+    class Watching(TinyMethod):
+        def after_step(self, progress: Progress) -> None:
+            saved.append((tmp_path / "checkpoint.safetensors").exists())
+
+    train(tmp_path, tiny_config(checkpoint_every_s=1e-6), Watching())
+    assert saved == [False] + [True] * 17
+
+
+def test_another_run_is_refused_with_a_list(tmp_path: Path) -> None:
+    train(tmp_path, fingerprint={"classes": "cat dog", "model": "tiny"})
+    method = TinyMethod(seed=3)
+    before = weights(method)
+    with pytest.raises(VitrailError) as caught:
+        train(tmp_path, tiny_config(lr=0.06), method, fingerprint={"classes": "cat cow", "data": "here"})
+    for part in (
+        "lr: was 0.05, is 0.06",
+        "classes: was cat dog, is cat cow",
+        "model: was tiny, is not set",
+        "data: was not set",
+    ):
+        assert part in str(caught.value)
+    assert "weight_decay" not in str(caught.value)
+    assert_equal(weights(method), before)
+
+
+def test_another_batch_division_needs_the_same_global_batch(tmp_path: Path) -> None:
+    def go(accumulate: int, batches: int, **fingerprint: str) -> None:
+        config = tiny_config(epochs=1, accumulate=accumulate)
+        train(tmp_path, config, loader=TinyLoader(batches), fingerprint=fingerprint)
+
+    go(1, 6, global_batch="8")
+    go(2, 12, global_batch="8")
+    with pytest.raises(VitrailError, match="global_batch: was 8, is not set"):
+        go(2, 12)
+    with pytest.raises(VitrailError, match="steps_per_epoch: was 6, is 5"):
+        go(2, 10, global_batch="8")
+
+
+def test_auto_precision_is_kept_on_resume(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from vitrail.engine import precision
+
+    def clock(bf16: float) -> None:
+        monkeypatch.setattr(precision, "time_product", lambda _, dtype: bf16 if dtype == torch.bfloat16 else 1.0)
+
+    clock(0.1)
+    with pytest.raises(Interrupted):
+        train(tmp_path, tiny_config(precision="auto"), loader=At(1, 1, lambda _: os.kill(os.getpid(), signal.SIGTERM)))
+    clock(9.0)
+    console = quiet()
+    train(tmp_path, tiny_config(precision="auto"), console=console)
+    assert "bf16: as in the run so far" in console.file.getvalue()  # type: ignore[attr-defined]
+
+
+def test_off_the_main_thread_it_trains_without_handlers(tmp_path: Path) -> None:
+    done: list[int] = []
+    thread = threading.Thread(target=lambda: done.append(train(tmp_path).steps))
+    thread.start()
+    thread.join(30)
+    assert done == [18]
