@@ -2,6 +2,6 @@
 
 from jaxtyping import install_import_hook
 
-install_import_hook(["vitrail.nn", "vitrail.heads", "vitrail.models", "vitrail.metrics"], "beartype.beartype")
+install_import_hook(["vitrail.nn", "vitrail.heads", "vitrail.models", "vitrail.data", "vitrail.metrics"], "beartype.beartype")
 
 pytest_plugins = ("tests.jobs.tiny",)

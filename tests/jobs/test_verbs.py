@@ -82,7 +82,7 @@ def test_predict_feeds_the_model_what_evaluation_fed_it(trained: Path, photos: P
 
 
 def test_predict_wants_a_model_with_classes_and_a_known_ending(photos: Path, trained: Path, tmp_path: Path):
-    with pytest.raises(VitrailError, match="one of .csv, .jsonl, .parquet"):
+    with pytest.raises(VitrailError, match=r"one of \.csv, \.jsonl, \.parquet"):
         predict(PredictConfig(source=str(photos), model=str(trained), out=tmp_path / "out.xlsx", **HERE))
     with pytest.raises(VitrailError):
         predict(PredictConfig(source=str(photos / "missing"), model=str(trained), out=tmp_path / "o.csv", **HERE))

@@ -27,7 +27,7 @@ def test_a_token_is_the_linear_map_of_its_own_patch_only():
 def test_pictures_that_patches_do_not_divide_are_refused_with_sizes_that_work():
     with pytest.raises(VitrailError, match="height 225 is not a multiple of the patch size 16: use 224 or 240"):
         PatchEmbed(16)(torch.zeros(1, 3, 225, 224))
-    with pytest.raises(VitrailError, match="width 7 .* use 16"):
+    with pytest.raises(VitrailError, match=r"width 7 .* use 16"):
         require_whole_patches(torch.zeros(1, 3, 16, 7), (16, 16))
 
 

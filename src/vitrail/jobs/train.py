@@ -222,7 +222,8 @@ def _claim(config: TrainConfig, out: Path) -> None:
         VitrailError: it holds a run that was asked for something else, or is no run folder at all.
     """
     stored = out / CONFIG
-    if stored.is_file() and not config.fresh:
+    begun = any((out / name).exists() for name in RESULTS)
+    if stored.is_file() and begun and not config.fresh:
         _refuse_another(read_config(stored), to_plain(config), out)
         return
     if stored.is_file():
@@ -237,8 +238,8 @@ def _forget(out: Path) -> None:
         (out / name).unlink(missing_ok=True)
     for folder in (MODEL, "tensorboard"):
         shutil.rmtree(out / folder, ignore_errors=True)
-    (out / "report.html").unlink(missing_ok=True)
-    (out / CONFIG).unlink()
+    for name in ("report.html", CONFIG):
+        (out / name).unlink(missing_ok=True)
 
 
 def _refuse_another(stored: Mapping[str, object], wanted: Mapping[str, object], out: Path) -> None:

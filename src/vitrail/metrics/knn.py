@@ -24,7 +24,8 @@ def knn_probabilities(
     Votes are weighted by ``exp(cosine / temperature)`` (Wu et al. 2018; DINO, Caron et al. 2021, section 4.1).
 
     Args:
-        bank, bank_labels: features and classes of the labelled pictures.
+        bank: features of the labelled pictures.
+        bank_labels: their classes.
         queries: features of the pictures to classify.
         num_classes: length of a row of the answer.
         k: neighbours, at most as many as the bank holds.
