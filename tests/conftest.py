@@ -2,6 +2,7 @@
 
 from jaxtyping import install_import_hook
 
-install_import_hook(["vitrail.nn", "vitrail.heads", "vitrail.models", "vitrail.data", "vitrail.metrics"], "beartype.beartype")
+CHECKED = ("nn", "heads", "models", "data", "metrics")
+install_import_hook([f"vitrail.{room}" for room in CHECKED], "beartype.beartype")
 
 pytest_plugins = ("tests.jobs.tiny",)

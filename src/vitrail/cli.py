@@ -14,7 +14,7 @@ from rich.markup import escape
 
 import vitrail
 from vitrail.contracts import VitrailError
-from vitrail.engine import Interrupted
+from vitrail.engine import Interrupted, close
 from vitrail.jobs import (
     ConvertConfig,
     EmbedConfig,
@@ -95,6 +95,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     except KeyboardInterrupt:
         _complain("stopped")
         sys.exit(130)
+    finally:
+        close()
 
 
 def parse(verb: str, arguments: Sequence[str]) -> Any:

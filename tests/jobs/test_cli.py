@@ -16,7 +16,7 @@ from vitrail.recipes import RECIPES, recipe_config, recipe_summaries
 def test_data_comes_first_and_the_shared_options_have_one_name_everywhere():
     line = (
         "photos --model vit_tiny_patch16_224 --image-size 96 160 --patch-size 8 --epochs 3 --batch-size 4 --seed 7 "
-        "--out here --device cpu --precision bf16 --randaugment None --no-hflip --fresh"
+        "--out here --device cpu --precision bf16 --randaugment None --hflip 0 --fresh"
     )
     config = parse("train", line.split())
     assert (config.data, config.image_size, config.patch_size) == ("photos", (96, 160), 8)
@@ -25,7 +25,7 @@ def test_data_comes_first_and_the_shared_options_have_one_name_everywhere():
         "cpu",
         "bf16",
         None,
-        False,
+        0.0,
         True,
     )
 

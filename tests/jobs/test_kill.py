@@ -30,7 +30,7 @@ def run(photos: str, out: str) -> None:
             workers=2,
             checkpoint_every_s=0.05,
             eval_every=3,
-            hflip=True,
+            hflip=0.5,
             mixup=0.8,
             cutmix=1.0,
             drop_path=0.2,

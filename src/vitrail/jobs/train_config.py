@@ -77,10 +77,10 @@ class TrainConfig(Settings):
 
     crop_scale: tuple[float, float] | None = (0.08, 1.0)
     """Area of random resized crops; None takes pictures as evaluation does."""
-    hflip: bool = True
-    """Random mirror images."""
-    vflip: bool = False
-    """Random upside-down images."""
+    hflip: float = 0.5
+    """Probability of a mirror image."""
+    vflip: float = 0.0
+    """Probability of an upside-down image."""
     quarter_turns: bool = False
     """Random turns by 90 degrees."""
     randaugment: tuple[int, int] | None = (2, 9)

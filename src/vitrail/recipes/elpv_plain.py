@@ -25,8 +25,8 @@ def config() -> TrainConfig:
         layer_decay=1.0,
         ema_decay=None,
         drop_path=0.0,
-        hflip=False,
-        vflip=False,
+        hflip=0.0,
+        vflip=0.0,
         quarter_turns=False,
         smoothing=0.0,
     )
