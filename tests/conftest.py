@@ -2,7 +2,7 @@
 
 from jaxtyping import install_import_hook
 
-CHECKED = ("nn", "heads", "models", "data", "metrics")
+CHECKED = ("nn", "heads", "models", "data", "weights", "metrics")
 install_import_hook([f"vitrail.{room}" for room in CHECKED], "beartype.beartype")
 
 pytest_plugins = ("tests.jobs.tiny",)
