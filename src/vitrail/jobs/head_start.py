@@ -6,14 +6,49 @@ anything; starting from the probe avoids it (LP-FT, Kumar et al. 2022, section 4
 
 from __future__ import annotations
 
+from pathlib import Path
+
+import torch
 from jaxtyping import Float
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from vitrail.contracts import VitrailError
 from vitrail.data import Preprocess, Source
 from vitrail.jobs.inference import Hardware, run_source
 from vitrail.jobs.settings import Settings
-from vitrail.metrics import fit_linear_probe
+from vitrail.metrics import LinearProbe, fit_linear_probe
 from vitrail.models import Backbone
+
+FILE = "linear.safetensors"
+
+
+def save_probe(probe: LinearProbe, folder: Path) -> None:
+    """Keep a probe as one linear layer, for ``--head FOLDER``."""
+    weight, bias = probe.layer()
+    save_file({"weight": weight.contiguous(), "bias": bias.contiguous()}, folder / FILE)
+
+
+def start_head_from_file(model: Backbone, folder: Path) -> None:
+    """Make the linear layer of a probe's folder the classifier, in place.
+
+    Raises:
+        VitrailError: there is none, or it was fitted for other features or classes.
+    """
+    try:
+        layer = load_file(folder / FILE)
+    except (OSError, SafetensorError) as error:
+        raise VitrailError(
+            f"head {str(folder)!r} is neither fresh nor probe nor the folder of a finished probe ({error})"
+        ) from error
+    expected = (model.num_classes, model.num_features)
+    if tuple(layer["weight"].shape) != expected:
+        raise VitrailError(
+            f"{folder}: that probe has {tuple(layer['weight'].shape)} weights, this model's classifier {expected}; "
+            "probe the same data, with the pool that the model reads (--model-options pool=class_mean)"
+        )
+    model.set_classifier(layer["weight"], layer["bias"])
 
 
 def start_head_from_probe(
@@ -36,5 +71,5 @@ def start_head_from_probe(
 
     outputs = run_source(features, source, preprocess, settings, hardware, "linear probe")
     probe = fit_linear_probe(outputs.values, outputs.labels, model.num_classes, settings.seed)
-    model.set_classifier(*probe.layer())
+    model.set_classifier(*(torch.as_tensor(part, device=hardware.device) for part in probe.layer()))
     model.train(training)

@@ -16,6 +16,7 @@ from vitrail.contracts import VitrailError
 from vitrail.data import Source, open_data
 from vitrail.jobs.bulk import fingerprint
 from vitrail.jobs.embed import FeaturePool, FeatureVector
+from vitrail.jobs.head_start import save_probe
 from vitrail.jobs.inference import Hardware, Outputs, run_source
 from vitrail.jobs.models import open_model, preprocess_of, weights_digest, with_crop
 from vitrail.jobs.progress import say
@@ -73,6 +74,7 @@ def probe(config: ProbeConfig) -> ProbeResult:
         knn_probabilities(train.values, train.labels, val.values, len(classes), config.k), val.labels, classes
     )
     fitted = fit_linear_probe(train.values, train.labels, len(classes), config.seed)
+    save_probe(fitted, out)
     linear = score_classifier(fitted.probabilities(val.values), val.labels, classes)
     write_metrics(
         out,

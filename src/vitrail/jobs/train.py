@@ -17,7 +17,7 @@ from torch import nn
 from vitrail.contracts import VitrailError
 from vitrail.data import Loader, Preprocess, Splits, TrainTransform, open_data
 from vitrail.engine import GLOBAL_BATCH, FitResult, World, fit, init, resolve_device
-from vitrail.jobs.head_start import start_head_from_probe
+from vitrail.jobs.head_start import start_head_from_file, start_head_from_probe
 from vitrail.jobs.inference import Hardware, classifier, run_source
 from vitrail.jobs.models import open_model, preprocess_of, with_crop
 from vitrail.jobs.progress import say
@@ -83,8 +83,8 @@ def train(config: TrainConfig) -> TrainResult | None:
     torch.manual_seed(config.seed)
     splits = open_data(config.data, val_fraction=config.val_fraction, seed=config.split_seed, online=config.online)
     parts = Parts(config, out, splits, *starting_model(config, splits.train.classes), world)
-    if config.head == "probe" and not (out / "checkpoint.safetensors").exists():
-        start_head_from_probe(parts.model, splits.train, parts.preprocess, config, Hardware.of(config, world))
+    if config.head != "fresh" and not (out / RESULTS[0]).exists():
+        _start_head(parts)
     loader = training_loader(parts)
     say_once(world, f"{config.data}: {len(splits.train)} pictures to train on, {len(splits.val)} held out")
     fitted = fit(
@@ -112,6 +112,15 @@ def starting_model(config: TrainConfig, classes: tuple[str, ...]) -> tuple[Backb
     artefact = open_model(config.model, options, pretrained=config.pretrained, online=config.online)
     config.tuning()(artefact.model)
     return artefact.model, preprocess_of(with_crop(artefact, config.crop))
+
+
+def _start_head(parts: Parts) -> None:
+    config = parts.config
+    if config.head == "probe":
+        hardware = Hardware.of(config, parts.world)
+        start_head_from_probe(parts.model, parts.splits.train, parts.preprocess, config, hardware)
+    else:
+        start_head_from_file(parts.model, Path(config.head))
 
 
 def training_loader(parts: Parts) -> Loader:

@@ -39,8 +39,8 @@ class TrainConfig(Settings):
     split_seed: int = 0
     """Of that split, so that runs with other seeds are measured on the same pictures."""
 
-    head: Literal["fresh", "probe"] = "fresh"
-    """How the classifier starts: from noise, or as the linear probe of the frozen features (LP-FT)."""
+    head: str = "fresh"
+    """How the classifier starts: fresh (noise), probe (a linear probe of the frozen features), or a probe's folder."""
     tune: Literal["full", "last", "head", "lora"] = "full"
     """What learns: all layers, the last blocks, the head alone, or low-rank updates."""
     tune_blocks: int = 4
