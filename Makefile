@@ -20,7 +20,7 @@ $(VENV)/.dev: $(VENV)/.base
 # Probe, fine-tune and report: real DINOv2 weights on 2,624 photographs of solar cells.
 demo: $(VENV)/.base
 	$(BIN)/vitrail probe --recipe elpv_probe --out $(RUNS)/elpv-probe
-	$(BIN)/vitrail train --recipe elpv --out $(RUNS)/elpv --head $(RUNS)/elpv-probe --fresh
+	$(BIN)/vitrail train --recipe elpv --out $(RUNS)/elpv --fresh
 
 test: lint
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2
@@ -36,7 +36,7 @@ format: $(VENV)/.dev
 	$(BIN)/ruff format .
 
 bench: $(VENV)/.dev
-	$(BIN)/python benchmarks/training_step.py
+	$(BIN)/python benchmarks/beside_peers.py
 
 clean:
 	rm -rf $(VENV) $(RUNS)

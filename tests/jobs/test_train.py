@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 
 from tests.jobs.tiny import tiny_config
 from vitrail.contracts import VitrailError
-from vitrail.jobs import train
+from vitrail.jobs import ProbeConfig, probe, train
 from vitrail.weights import Artefact
 
 
@@ -144,3 +144,22 @@ def test_a_broken_picture_stops_the_run_by_name_or_is_counted(photos: Path, tmp_
     train(tiny_config(data, tmp_path / "lenient", epochs=1, report=False, on_error="skip"))
     skipped = json.loads((tmp_path / "lenient" / "metrics.json").read_text())["skipped"]
     assert [Path(name).name for name, _ in skipped] == ["broken.png"]
+
+
+def test_the_head_can_start_as_the_linear_probe_of_the_frozen_features(trained: Path, photos: Path, tmp_path: Path):
+    """With next to no learning after it, a fresh head guesses and the probe's head already knows."""
+    still = tiny_config(
+        photos, tmp_path / "probe", model=str(trained), epochs=1, model_options=("pool=class_mean",), report=False
+    )
+    still = replace(still, pretrained=True, patch_size=None, lr=1e-9, min_lr=0.0, warmup_lr=0.0, head="probe")
+    from_probe = train(still)
+    assert from_probe is not None and from_probe.scores.accuracy == 1.0
+    probe(
+        ProbeConfig(data=str(photos), model=str(trained), crop=1.0, out=tmp_path / "kept", k=3, device="cpu", workers=0)
+    )
+    from_folder = train(replace(still, head=str(tmp_path / "kept"), out=tmp_path / "folder"))
+    assert from_folder is not None and from_folder.scores.accuracy == 1.0
+    with pytest.raises(VitrailError, match="neither fresh nor probe"):
+        train(replace(still, head="prob", out=tmp_path / "typo"))
+    with pytest.raises(VitrailError, match=r"\(3, 64\) weights, this model's classifier \(3, 32\)"):
+        train(replace(still, head=str(tmp_path / "kept"), model_options=(), out=tmp_path / "other"))

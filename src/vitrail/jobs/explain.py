@@ -18,6 +18,7 @@ from vitrail.explain import (
     AttentionRecord,
     class_maps,
     head_mean,
+    mean_of_heads,
     patch_colours,
     picture_of,
     query_maps,
@@ -103,7 +104,10 @@ def _explain_one(
     if config.whole:
         preprocess = whole_picture(preprocess, picture, model.patch_size)
     image = preprocess(picture)[None].to(hardware.device)
-    with record(model, queries=None) as attention, torch.no_grad(), hardware.precision.autocast(hardware.device):
+    # Rows of one query for every head; all rows only as the mean of heads, which is what rollout multiplies.
+    rows = record(model, queries=(0 if config.patch is None else config.patch,))
+    means = record(model, queries=None, fuse=mean_of_heads)
+    with rows as attention, means as mixed, torch.no_grad(), hardware.precision.autocast(hardware.device):
         tokens = model.features(image)
     seen = picture_of(image[0], preprocess.mean, preprocess.std)
     try:
@@ -112,6 +116,7 @@ def _explain_one(
         raise VitrailError(f"{folder}: cannot be made ({error.strerror}); give another folder with --out") from error
     figures = {
         **_attention_figures(config, attention, seen),
+        "rollout.png": two_panel(seen, rollout_maps(mixed)[0], "attention rollout, all layers"),
         "patches-pca.png": colour_panel(seen, patch_colours(tokens)[0], "patch features, first three components"),
     }
     files = [save(figure, folder / name) for name, figure in figures.items()]
@@ -124,16 +129,13 @@ def _attention_figures(config: ExplainConfig, attention: AttentionRecord, seen: 
     heads = _maps(config, attention, config.layer)[0]
     layers = torch.stack([_maps(config, attention, layer)[0] for layer in attention.layers])
     where = f"layer {range(len(attention.layers))[config.layer]}"
-    figures = {
+    return {
         "attention.png": two_panel(
             seen, head_mean(heads[None])[0], f"{whose}, {where}, mean of heads", patch=config.patch
         ),
         "heads.png": head_grid(seen, heads, f"{whose}, {where}"),
         "layers.png": layer_head_grid(layers, title=f"{whose}, every layer and head"),
     }
-    if config.patch is None:
-        figures["rollout.png"] = two_panel(seen, rollout_maps(attention)[0], "attention rollout, all layers")
-    return figures
 
 
 def _maps(config: ExplainConfig, attention: AttentionRecord, layer: int) -> Float[Tensor, "b heads h w"]:

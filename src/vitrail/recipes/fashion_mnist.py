@@ -9,28 +9,28 @@ from vitrail.jobs.train_config import TrainConfig
 
 
 def config() -> TrainConfig:
-    """Patches of 4 pixels, 6 blocks of width 192, light augmentation."""
+    """Patches of 4 pixels, 6 blocks of width 128, light augmentation."""
     return TrainConfig(
         data="fashion-mnist",
         model="vit_tiny_patch16_224",
         pretrained=False,
         image_size=28,
         patch_size=4,
-        model_options=("in_channels=1", "depth=6"),
+        model_options=("in_channels=1", "embed_dim=128", "depth=6", "num_heads=4", "init=jax"),
         crop=1.0,
-        epochs=10,
-        batch_size=128,
-        lr=1e-3,
+        epochs=12,
+        batch_size=64,
+        lr=1.5e-3,
         min_lr=1e-5,
         warmup_fraction=0.05,
         layer_decay=1.0,
         ema_decay=0.998,
-        drop_path=0.05,
-        crop_scale=(0.6, 1.0),
+        drop_path=0.0,
+        crop_scale=None,
         randaugment=None,
-        erasing=0.1,
+        erasing=0.0,
         mixup=0.0,
         cutmix=0.0,
-        smoothing=0.1,
-        eval_every=5,
+        smoothing=0.0,
+        eval_every=4,
     )

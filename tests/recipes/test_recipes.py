@@ -1,0 +1,33 @@
+import inspect
+
+import pytest
+import torch
+
+from vitrail.jobs import ProbeConfig, TrainConfig
+from vitrail.models import build, config_of
+from vitrail.recipes import RECIPES, recipe_config
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_a_recipe_describes_a_run_that_could_start(name: str):
+    config = recipe_config(name)
+    text = inspect.getdoc(inspect.getmodule(RECIPES[name])) or ""
+    assert f"--recipe {name}" in text and "Expected:" in text and "Cost:" in text
+    if isinstance(config, ProbeConfig):
+        return
+    assert isinstance(config, TrainConfig)
+    with torch.device("meta"):
+        model = build(config_of(config.model, {**config.options(), "num_classes": 2}))
+    config.tuning()(model)
+    assert any(parameter.requires_grad for parameter in model.parameters())
+    assert config.engine().epochs == config.epochs
+    assert config.augment().hflip == config.hflip
+    assert config.micro_batch(1) * config.accumulate == config.batch_size
+    assert (config.mixing(10) is None) == (not (config.mixup or config.cutmix or config.smoothing))
+
+
+def test_the_plain_recipe_differs_from_the_long_one_in_the_recipe_alone():
+    long, plain = vars(recipe_config("elpv_long")), vars(recipe_config("elpv_plain"))
+    same = ("data", "model", "image_size", "epochs", "batch_size", "crop", "split_seed", "precision", "tune")
+    assert all(long[name] == plain[name] for name in same)
+    assert (plain["lr"], plain["layer_decay"], plain["ema_decay"], plain["smoothing"]) == (2e-4, 1.0, None, 0.0)
