@@ -28,6 +28,6 @@ def test_a_recipe_describes_a_run_that_could_start(name: str):
 
 def test_the_plain_recipe_differs_from_the_long_one_in_the_recipe_alone():
     long, plain = vars(recipe_config("elpv_long")), vars(recipe_config("elpv_plain"))
-    same = ("data", "model", "image_size", "epochs", "batch_size", "crop", "split_seed", "precision", "tune")
+    same = ("data", "model", "image_size", "epochs", "batch_size", "crop", "split_seed", "precision")
     assert all(long[name] == plain[name] for name in same)
     assert (plain["lr"], plain["layer_decay"], plain["ema_decay"], plain["smoothing"]) == (2e-4, 1.0, None, 0.0)

@@ -1,6 +1,8 @@
 """Fine-tune DINOv2 ViT-S/14 on solar cells at 308 pixels: the longer recipe.
 
-Command: ``vitrail train --recipe elpv_long --seed 0``
+Command: ``vitrail train --recipe elpv_long --seed 0`` (three seeds: ``studies/recipes.py``)
+Cost: about 35 minutes on 2 CPU cores with bf16.
+Expected: 92 % of the 656 held-out photographs; the goal, not measured yet.
 """
 
 from __future__ import annotations
@@ -13,4 +15,4 @@ from vitrail.recipes import elpv
 
 def config() -> TrainConfig:
     """As ``elpv``, at the pictures' own resolution and for longer."""
-    return replace(elpv.config(), image_size=308, epochs=8, drop_path=0.1, eval_every=8)
+    return replace(elpv.config(), image_size=308, epochs=8, eval_every=8)
