@@ -18,7 +18,7 @@ def config() -> TrainConfig:
     return replace(
         fashion_mnist.config(),
         patch_size=2,
-        model_options=("in_channels=1", "depth=12"),
+        model_options=("in_channels=1", "depth=12", "positions=sincos"),
         smoothing=0.1,
         crop_scale=(0.6, 1.0),
         epochs=200,
