@@ -2,7 +2,8 @@
 
 Command: ``vitrail train --recipe elpv``
 Cost: about 10 minutes on 2 CPU cores with bf16.
-Expected: 90 % of the 656 held-out photographs (90.09 % with seed 0); the published CNN has 88.42 %, the SVM 82.44 % (Deitsch et al. 2019).
+Expected: 90.09 % of the 656 held-out photographs (seed 0); the published CNN has 88.42 %, the SVM 82.44 %
+(Deitsch et al. 2019).
 """
 
 from __future__ import annotations
