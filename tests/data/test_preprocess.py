@@ -52,6 +52,15 @@ def test_every_way_in_gives_the_same_bits(preprocess, height, width, channels, s
     assert again == preprocess and torch.equal(again(picture), one)
 
 
+@pytest.mark.parametrize("interpolation", ["bicubic", "bilinear", "nearest"])
+@pytest.mark.parametrize("antialias", [True, False])
+@pytest.mark.parametrize("sides", [(1, 1), (17, 23), (1, 40)])
+def test_one_pixel_is_enough(interpolation, antialias, sides):
+    preprocess = Preprocess((1, 1), 1.0, "squash", interpolation, antialias)
+    grey = torch.full((3, *sides), 77, dtype=torch.uint8)
+    assert torch.equal(preprocess(grey), preprocess.normalize(torch.full((3, 1, 1), 77, dtype=torch.uint8)))
+
+
 def test_threads_do_not_change_the_bits():
     pixels, preprocess = photo(301, 207), Preprocess((224, 160))
     before = torch.get_num_threads()

@@ -71,6 +71,10 @@ def resize(
     pixels = pixels.contiguous()[None]
     if interpolation == "nearest":
         return F.interpolate(pixels, size, mode="nearest-exact")[0]
+    if size == (1, 1):
+        # A single pixel is channels-last as well as not, over which torch's 8-bit kernel stumbles: band by band, then.
+        bands = [F.interpolate(b, size, mode=interpolation, antialias=antialias) for b in pixels.split(1, dim=1)]
+        return torch.cat(bands, dim=1)[0]
     return F.interpolate(pixels, size, mode=interpolation, antialias=antialias, align_corners=False)[0].contiguous()
 
 
