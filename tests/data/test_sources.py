@@ -177,7 +177,7 @@ def write_idx(folder: Path, zipped: bool = False, name: str = "{part}-{what}-idx
     for part in ("train", "t10k"):
         for what, rank, array in (("images", 3, PICTURES), ("labels", 1, LABELS)):
             path = folder / (name.format(part=part, what=what, rank=rank) + ".gz" * zipped)
-            path.write_bytes(gzip.compress(idx(array)) if zipped else idx(array))
+            path.write_bytes(gzip.compress(idx(array), mtime=0) if zipped else idx(array))
     return folder
 
 
@@ -199,8 +199,12 @@ def test_idx_folder(tmp_path, zipped, name):
         (idx(PICTURES)[:10], idx(LABELS), "images: the IDX header is cut off"),
         (idx(PICTURES)[:-1], idx(LABELS), r"images: \(5, 3, 4\) should take 76 bytes, but there are 75"),
         (idx(PICTURES) + b"\0", idx(LABELS), "should take 76 bytes, but there are 77"),
-        (gzip.compress(idx(PICTURES))[:-9], idx(LABELS), "images: the gzip file is cut off or damaged"),
-        (gzip.compress(idx(PICTURES))[:-8] + b"12345678", idx(LABELS), "images: the gzip file is cut off or damaged"),
+        (gzip.compress(idx(PICTURES), mtime=0)[:-9], idx(LABELS), "images: the gzip file is cut off or damaged"),
+        (
+            gzip.compress(idx(PICTURES), mtime=0)[:-8] + b"12345678",
+            idx(LABELS),
+            "images: the gzip file is cut off or damaged",
+        ),
         (idx(PICTURES), idx(LABELS[:4]), "holds 5 pictures but .*labels 4 labels"),
         (idx(LABELS), idx(LABELS), r"images: pictures must be \(n, height, width\)"),
         (idx(PICTURES[:0]), idx(LABELS[:0]), r"images: pictures must be \(n, height, width\)"),
