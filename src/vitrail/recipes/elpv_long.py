@@ -1,7 +1,7 @@
 """Fine-tune DINOv2 ViT-S/14 on solar cells at 308 pixels: the longer recipe.
 
 Command: ``vitrail train --recipe elpv_long --seed 0`` (three seeds: ``studies/recipes.py``)
-Cost: about 35 minutes on 2 CPU cores with bf16.
+Cost: estimated at 35 minutes on 2 CPU cores with bf16, not measured yet.
 Expected: 92 % of the 656 held-out photographs; the goal, not measured yet.
 """
 
