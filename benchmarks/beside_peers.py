@@ -23,6 +23,7 @@ from rich.table import Table
 from torch import Tensor, nn
 
 import vitrail
+from vitrail.data import Preprocess
 from vitrail.weights import Artefact, convert
 
 
@@ -31,7 +32,7 @@ def peers(name: str) -> dict[str, nn.Module]:
     torch.manual_seed(0)
     ours = vitrail.create_model(name)
     with tempfile.TemporaryDirectory() as folder:
-        Artefact(ours).save_pretrained(Path(folder) / "vitrail")
+        Artefact(ours, (), Preprocess()).save_pretrained(Path(folder) / "vitrail")
         convert(Path(folder) / "vitrail", Path(folder) / "hf", to="transformers")
         convert(Path(folder) / "vitrail", Path(folder) / "timm", to="timm")
         theirs = transformers.AutoModelForImageClassification.from_pretrained(Path(folder) / "hf")

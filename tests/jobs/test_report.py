@@ -10,12 +10,13 @@ import torch
 from PIL import Image
 
 from vitrail.contracts import VitrailError
-from vitrail.jobs.report import ClassScore, Comparison, FirstBatch, Headline, Mistake, RunSummary, write_report
+from vitrail.jobs.report import Comparison, FirstBatch, Headline, Mistake, RunSummary, write_report
 from vitrail.jobs.report.confusion import draw_confusion, most_confused, shorten
 from vitrail.jobs.report.curves import draw_curves, read_curves, running_mean
 from vitrail.jobs.report.html import spoken
 from vitrail.jobs.report.page import render
 from vitrail.jobs.report.svg import VARIABLES, to_svg
+from vitrail.metrics import ClassScores
 
 EVIL = "<script>alert('1')</script>\"&$x_{1}$"
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -89,7 +90,7 @@ def whole_run(folder):
         ],
         metrics=metrics_csv(folder),
         confusion=np.array([[1163, 42, 0], [19, 432, 7], [0, 3, 88]]),
-        per_class=[ClassScore("cat", 0.8951, 0.7952, 0.8423, 1205), ClassScore(EVIL, float("nan"), 0.0, 0.0, 458)],
+        per_class=[ClassScores("cat", 0.8951, 0.7952, 0.8423, 1205), ClassScores(EVIL, float("nan"), 0.0, 0.0, 458)],
         first_batch=FirstBatch(
             torch.randn(40, 3, 24, 32, generator=generator), [f"{EVIL} {i}" for i in range(40)], MEAN, STD
         ),

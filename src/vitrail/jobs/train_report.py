@@ -15,7 +15,6 @@ from vitrail.explain import attention_maps, picture_of
 from vitrail.jobs.inference import Outputs
 from vitrail.jobs.models import preprocess_of
 from vitrail.jobs.report import (
-    ClassScore,
     Comparison,
     FirstBatch,
     Headline,
@@ -66,7 +65,7 @@ def report_run(
         comparison=_comparison(config, scores),
         metrics=out / "metrics.csv",
         confusion=scores.confusion,
-        per_class=[ClassScore(c.name, c.precision, c.recall, c.f1, c.support) for c in scores.per_class],
+        per_class=scores.per_class,
         first_batch=_first_batch(loader, classes, preprocess),
         mistakes=_mistakes(artefact, splits, outputs),
         warnings=[f"skipped {name}: {reason}" for name, reason in facts["skipped"]],

@@ -12,6 +12,7 @@ from PIL import Image
 from torch import Tensor
 
 from vitrail.contracts import VitrailError
+from vitrail.metrics import ClassScores
 
 
 @dataclass(frozen=True)
@@ -44,17 +45,6 @@ class Comparison:
     value: float
     source: str = ""
     ours: bool = False
-
-
-@dataclass(frozen=True)
-class ClassScore:
-    """How one class fared: shares in 0 … 1, and how many pictures it has."""
-
-    name: str
-    precision: float
-    recall: float
-    f1: float
-    support: int
 
 
 @dataclass(frozen=True)
@@ -130,7 +120,7 @@ class RunSummary:
     comparison_metric: str = "Accuracy, %"
     metrics: Path | None = None
     confusion: Int[np.ndarray, "k k"] | None = None
-    per_class: Sequence[ClassScore] = ()
+    per_class: Sequence[ClassScores] = ()
     first_batch: FirstBatch | None = None
     mistakes: Sequence[Mistake] = ()
     warnings: Sequence[str] = ()
