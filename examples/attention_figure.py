@@ -9,12 +9,12 @@ from pathlib import Path
 from vitrail.data import read_picture
 from vitrail.explain import attention_maps, picture_of
 from vitrail.explain.figures import save, two_panel
-from vitrail.jobs.models import open_model, preprocess_of
+from vitrail.jobs.models import open_model
 
 if __name__ == "__main__":
     picture, figure, model = [*sys.argv[1:], *["vit_small_patch14_dinov2"][len(sys.argv) - 3 :]]
     artefact = open_model(model)
-    preprocess = preprocess_of(artefact)
+    preprocess = artefact.preprocess
     image = preprocess(read_picture(picture))
     attention = attention_maps(artefact.model.eval(), image[None])[0]
     seen = picture_of(image, preprocess.mean, preprocess.std)

@@ -15,7 +15,7 @@ from vitrail.explain import class_maps, head_mean, patch_colours, picture_of, re
 from vitrail.explain.figures import colour_panel, to_image, two_panel
 from vitrail.explain.maps import upsample_bilinear
 from vitrail.jobs.explain import whole_picture
-from vitrail.jobs.models import open_model, preprocess_of
+from vitrail.jobs.models import open_model
 
 PHOTOGRAPHS = {"chelsea": data.chelsea, "astronaut": data.astronaut, "rocket": data.rocket}
 HEIGHT = 620
@@ -24,7 +24,7 @@ HEIGHT = 620
 def rows() -> list[list[Image.Image]]:
     """For each photograph: what the class token looks at, and the patch features as colours."""
     artefact = open_model("vit_small_patch14_dinov2", {"img_size": 518})
-    preprocess, model = preprocess_of(artefact), artefact.model.eval()
+    preprocess, model = artefact.preprocess, artefact.model.eval()
     found = []
     for load in PHOTOGRAPHS.values():
         picture = Image.fromarray(load())

@@ -14,7 +14,7 @@ from vitrail.data import FileSource, SubsetSource, list_pictures
 from vitrail.heads.pool import POOLS
 from vitrail.jobs.bulk import fingerprint, run_in_parts
 from vitrail.jobs.inference import Hardware, run_source
-from vitrail.jobs.models import open_model, preprocess_of, weights_digest
+from vitrail.jobs.models import open_model, weights_digest
 from vitrail.jobs.progress import say
 from vitrail.jobs.settings import Settings, default_out
 from vitrail.jobs.tables import Row, check_table_name
@@ -60,7 +60,7 @@ def embed(config: EmbedConfig) -> list[Row]:
 
     def work(part: range) -> list[Row]:
         chosen = SubsetSource(source, list(part))
-        outputs = run_source(call, chosen, preprocess_of(artefact), config, hardware, "embed")
+        outputs = run_source(call, chosen, artefact.preprocess, config, hardware, "embed")
         for name, reason in outputs.skipped:
             say(f"skipped {name}: {reason}")
         return [
@@ -68,7 +68,7 @@ def embed(config: EmbedConfig) -> list[Row]:
             for name, vector in zip(outputs.names, outputs.values.tolist(), strict=True)
         ]
 
-    key = fingerprint(weights_digest(artefact.model), preprocess_of(artefact), hardware.precision.name, config.pool)
+    key = fingerprint(weights_digest(artefact.model), artefact.preprocess, hardware.precision.name, config.pool)
     rows = run_in_parts([source.name(i) for i in range(len(source))], key, work, out)
     say(f"{len(rows)} pictures, {len(rows[0]['embedding']) if rows else 0} numbers each → {out}")
     return rows

@@ -12,7 +12,7 @@ from tyro.conf import Positional
 from vitrail.contracts import VitrailError
 from vitrail.data import Source, open_data
 from vitrail.jobs.inference import Hardware, Outputs, classifier, run_source
-from vitrail.jobs.models import artefact_folder, open_model, preprocess_of, require_classes
+from vitrail.jobs.models import artefact_folder, open_model, require_classes
 from vitrail.jobs.progress import say
 from vitrail.jobs.run import CONFIG, environment, open_run, write_metrics
 from vitrail.jobs.settings import Settings, default_out, read_config
@@ -52,7 +52,7 @@ def evaluate(config: EvaluateConfig) -> EvaluateResult:
     artefact.model.to(hardware.device).eval()
     out = open_run("evaluate", config, config.out or default_out("evaluate", config.data or "", config.model))
     outputs = run_source(
-        classifier(artefact.model), source, preprocess_of(artefact), config, hardware, f"evaluate {config.split}"
+        classifier(artefact.model), source, artefact.preprocess, config, hardware, f"evaluate {config.split}"
     )
     scores = score_classifier(outputs.values, outputs.labels, artefact.classes)
     write_metrics(

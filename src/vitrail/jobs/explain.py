@@ -27,7 +27,7 @@ from vitrail.explain import (
 )
 from vitrail.explain.figures import colour_panel, head_grid, layer_head_grid, save, two_panel
 from vitrail.jobs.inference import Hardware
-from vitrail.jobs.models import open_model, preprocess_of
+from vitrail.jobs.models import open_model
 from vitrail.jobs.progress import say, track
 from vitrail.jobs.settings import Settings, default_out
 from vitrail.weights import Artefact
@@ -99,7 +99,7 @@ def whole_picture(preprocess: Preprocess, picture: Image.Image, patch: tuple[int
 def _explain_one(
     config: ExplainConfig, artefact: Artefact, hardware: Hardware, path: Path, folder: Path
 ) -> Explanation:
-    model, preprocess = artefact.model, preprocess_of(artefact)
+    model, preprocess = artefact.model, artefact.preprocess
     picture = read_picture(path, 1 if model.in_channels == 1 else 3)
     if config.whole:
         preprocess = whole_picture(preprocess, picture, model.patch_size)

@@ -53,20 +53,9 @@ def artefact_folder(model: str) -> Path | None:
 
 def with_crop(artefact: Artefact, crop: float | None) -> Artefact:
     """The same model with another share of the picture kept by the centre crop; None leaves it."""
-    if crop is None or artefact.preprocess is None:
+    if crop is None:
         return artefact
     return Artefact(artefact.model, artefact.classes, replace(artefact.preprocess, crop=crop))
-
-
-def preprocess_of(artefact: Artefact) -> Preprocess:
-    """The preprocessing that an artefact holds.
-
-    Raises:
-        VitrailError: it was saved without one, so nobody knows what its pictures must look like.
-    """
-    if artefact.preprocess is None:
-        raise VitrailError("this model was saved without its preprocessing; save it again with one to use it")
-    return artefact.preprocess
 
 
 def require_classes(artefact: Artefact, model: str) -> None:

@@ -11,7 +11,7 @@ from vitrail.contracts import VitrailError
 from vitrail.data import FileSource, SubsetSource, list_pictures
 from vitrail.jobs.bulk import fingerprint, run_in_parts
 from vitrail.jobs.inference import Hardware, classifier, run_source
-from vitrail.jobs.models import open_model, preprocess_of, require_classes, weights_digest
+from vitrail.jobs.models import open_model, require_classes, weights_digest
 from vitrail.jobs.progress import say
 from vitrail.jobs.settings import Settings, default_out
 from vitrail.jobs.tables import Row, check_table_name
@@ -48,7 +48,7 @@ def predict(config: PredictConfig) -> list[Row]:
         outputs = run_source(
             classifier(artefact.model),
             SubsetSource(source, list(part)),
-            preprocess_of(artefact),
+            artefact.preprocess,
             config,
             hardware,
             "predict",
@@ -67,7 +67,7 @@ def predict(config: PredictConfig) -> list[Row]:
             for name, row, sure in zip(outputs.names, numbers.tolist(), confidences.tolist(), strict=True)
         ]
 
-    key = fingerprint(weights_digest(artefact.model), preprocess_of(artefact), hardware.precision.name, config.top)
+    key = fingerprint(weights_digest(artefact.model), artefact.preprocess, hardware.precision.name, config.top)
     rows = run_in_parts([source.name(i) for i in range(len(source))], key, work, out)
     say(f"{len(rows)} pictures → {out}")
     return rows

@@ -18,7 +18,7 @@ from vitrail.jobs.bulk import fingerprint
 from vitrail.jobs.embed import FeaturePool, FeatureVector
 from vitrail.jobs.head_start import save_probe
 from vitrail.jobs.inference import Hardware, Outputs, run_source
-from vitrail.jobs.models import open_model, preprocess_of, weights_digest, with_crop
+from vitrail.jobs.models import open_model, weights_digest, with_crop
 from vitrail.jobs.progress import say
 from vitrail.jobs.run import command_line, environment, open_run, write_metrics
 from vitrail.jobs.settings import Settings, default_out
@@ -102,13 +102,13 @@ def cached_features(
     file = out / f"features-{part}.safetensors"
     names = hashlib.sha256("\0".join(source.name(i) for i in range(len(source))).encode("utf-8", "surrogatepass"))
     key = fingerprint(
-        weights_digest(artefact.model), preprocess_of(artefact), hardware.precision.name, config.pool, names.hexdigest()
+        weights_digest(artefact.model), artefact.preprocess, hardware.precision.name, config.pool, names.hexdigest()
     )
     stored = _read(file, key, source)
     if stored is not None:
         return stored
     outputs = run_source(
-        FeatureVector(artefact.model, config.pool), source, preprocess_of(artefact), config, hardware, f"encode {part}"
+        FeatureVector(artefact.model, config.pool), source, artefact.preprocess, config, hardware, f"encode {part}"
     )
     for name, reason in outputs.skipped:
         say(f"skipped {name}: {reason}")

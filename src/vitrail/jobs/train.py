@@ -19,7 +19,7 @@ from vitrail.data import Loader, Preprocess, Splits, TrainTransform, open_data
 from vitrail.engine import GLOBAL_BATCH, FitResult, World, fit, init, resolve_device
 from vitrail.jobs.head_start import start_head_from_file, start_head_from_probe
 from vitrail.jobs.inference import Hardware, classifier, run_source
-from vitrail.jobs.models import open_model, preprocess_of, with_crop
+from vitrail.jobs.models import open_model, with_crop
 from vitrail.jobs.progress import say
 from vitrail.jobs.run import CONFIG, METRICS, MODEL, command_line, environment, open_run, write_metrics
 from vitrail.jobs.settings import default_out, read_config, to_plain
@@ -111,7 +111,7 @@ def starting_model(config: TrainConfig, classes: tuple[str, ...]) -> tuple[Backb
     options = {**config.options(), "num_classes": len(classes)}
     artefact = open_model(config.model, options, pretrained=config.pretrained, online=config.online)
     config.tuning()(artefact.model)
-    return artefact.model, preprocess_of(with_crop(artefact, config.crop))
+    return artefact.model, with_crop(artefact, config.crop).preprocess
 
 
 def _start_head(parts: Parts) -> None:

@@ -13,7 +13,6 @@ from vitrail.contracts import Batch, VitrailError
 from vitrail.data import Loader, Preprocess, Splits
 from vitrail.explain import attention_maps, picture_of
 from vitrail.jobs.inference import Outputs
-from vitrail.jobs.models import preprocess_of
 from vitrail.jobs.report import (
     Comparison,
     FirstBatch,
@@ -54,7 +53,7 @@ def report_run(
         facts: command, environment, seconds, skipped pictures, as in ``metrics.json``.
     """
     classes = artefact.classes
-    preprocess = preprocess_of(artefact)
+    preprocess = artefact.preprocess
     summary = RunSummary(
         title=f"{config.model} on {config.data}",
         command=facts["command"],
@@ -139,7 +138,7 @@ def _mistakes(artefact: Artefact, splits: Splits, outputs: Outputs) -> list[Mist
     worst = wrong[confidence[wrong].argsort(descending=True)][:MISTAKES].tolist()
     if not worst:
         return []
-    preprocess = preprocess_of(artefact)
+    preprocess = artefact.preprocess
     images = preprocess.batch([splits.val.picture(int(outputs.indices[row])) for row in worst])
     maps = attention_maps(artefact.model, images.to(_device_of(artefact.model)))
     return [
