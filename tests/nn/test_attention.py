@@ -116,7 +116,7 @@ def test_autocast_gives_the_float32_answer_to_bf16_rounding(attention):
 def test_norms_of_queries_and_keys_bound_the_scores():
     torch.manual_seed(0)
     attention = Attention(16, 2, qk_norm=nn.LayerNorm)
-    query, key, _ = attention.project(1000 * torch.randn(1, 5, 16))
+    query, key, _ = attention.project(Tokens(1000 * torch.randn(1, 5, 16), (5, 1)), Context())
     assert query.norm(dim=-1).max() <= math.sqrt(8) + 1e-4
     assert key.norm(dim=-1).max() <= math.sqrt(8) + 1e-4
 

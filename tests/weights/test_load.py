@@ -115,7 +115,7 @@ def test_another_patch_size_of_a_loaded_model(folder: Path) -> None:
         ({"depth": 3}, r"depth 2 \(asked for: 3\)"),
         ({"num_heads": 2}, r"num_heads 1 \(asked for: 2\)"),
         ({"registers": 0}, r"registers 2 \(asked for: 0\)"),
-        ({"layer_scale": 0.1}, "layer scale None"),
+        ({"layer_scale": 0.1}, "layer_scale None"),
         ({"positions": "sincos"}, "learned, not sine-cosine"),
         ({"widht": 1}, "no option widht"),
     ],

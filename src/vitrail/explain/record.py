@@ -1,6 +1,6 @@
 """Recording attention while the fused kernel stays on.
 
-The forward pass runs as ever. A hook on every chosen :class:`~vitrail.nn.Attention` computes, from the tokens that it
+The forward pass runs as ever. A hook on every chosen :class:`~vitrail.nn.Mixer` computes, from the tokens that it
 was given, the rows that were asked for and no others: one row per head for the class token, not an N × N matrix.
 """
 
@@ -19,7 +19,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from vitrail.contracts import VitrailError
-from vitrail.nn.attention import Attention
+from vitrail.nn.mixer import Mixer
 from vitrail.nn.tokens import Grid, Tokens
 
 Query = int | tuple[int, ...]
@@ -185,9 +185,14 @@ def place_of(query: Query, grid: Grid, prefix: int, length: int) -> int:
     return prefix + int(np.ravel_multi_index(query, grid))
 
 
-def attention_layers(model: nn.Module) -> list[Attention]:
-    """The model's attention modules in the order they are registered: in a ViT, layer ``i`` is that of block ``i``."""
-    return [module for module in model.modules() if isinstance(module, Attention)]
+def attention_layers(model: nn.Module) -> list[Mixer]:
+    """The model's mixers in the order they are registered: in a ViT, layer ``i`` is that of block ``i``.
+
+    A mixer inside another one (that of a window) is not counted: the outer one speaks for the whole sequence.
+    """
+    if isinstance(model, Mixer):
+        return [model]
+    return [mixer for child in model.children() for mixer in attention_layers(child)]
 
 
 @contextmanager
@@ -203,7 +208,7 @@ def record(
     carry no gradient. Extra cost: one more query-key projection per recorded layer, and Q × N weights per head.
 
     Args:
-        model: anything built from :class:`~vitrail.nn.Attention`.
+        model: anything built from mixers (:class:`~vitrail.nn.Mixer`).
         layers: layer numbers, negatives from the end; all of them when None.
         queries: whose rows are wanted: tokens by place, patches by ``(row, column)``; None for all N rows, which does
             build N × N matrices.
@@ -239,10 +244,10 @@ def record(
 
 def _recorder(
     result: AttentionRecord, number: int, queries: Sequence[Query] | None, fuse: Fuse
-) -> Callable[[Attention, tuple[Any, ...], dict[str, Any]], None]:
+) -> Callable[[Mixer, tuple[Any, ...], dict[str, Any]], None]:
     """The hook of one layer. It sees the arguments of ``forward``, which are also the first ones of ``weights``."""
 
-    def hook(module: Attention, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    def hook(module: Mixer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         tokens: Tokens = args[0] if args else kwargs["tokens"]
         others = {name: value for name, value in kwargs.items() if name != "tokens"}
         length = tokens.values.shape[1]
@@ -251,12 +256,13 @@ def _recorder(
             raise VitrailError("patches cannot be named by row and column when some were dropped: name tokens by place")
         places = [place_of(query, tokens.grid, tokens.prefix, length) for query in wanted]
         rows = torch.tensor(places, device=tokens.values.device)
-        values = tokens.values.detach().to(module.qkv.weight.dtype)
+        values = tokens.values.detach().to(next(module.parameters()).dtype)
         # Autocast would take the query-key product in half precision; what is shown is exact instead.
         with torch.no_grad(), torch.autocast(values.device.type, enabled=False):
             weights = module.weights(tokens.with_values(values), *args[1:], queries=rows, **others)
             kept = fuse(weights).cpu()
-        keep = None if tokens.keep is None else tokens.keep.cpu()
-        result.add(number, LayerAttention(kept, rows.cpu(), tokens.grid, tokens.prefix, keep))
+        seen = module.seen(tokens, *args[1:], **others)
+        keep = None if seen.keep is None else seen.keep.cpu()
+        result.add(number, LayerAttention(kept, rows.cpu(), seen.grid, seen.prefix, keep))
 
     return hook

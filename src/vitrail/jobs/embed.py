@@ -56,7 +56,7 @@ def embed(config: EmbedConfig) -> list[Row]:
     artefact = open_model(config.model, config.model_overrides(), online=config.online)
     source = FileSource(list_pictures(config.source), 1 if artefact.model.in_channels == 1 else 3, config.source)
     hardware = Hardware.of(config)
-    call = FeatureVector(artefact.model.to(hardware.device).eval(), config.pool)
+    call = FeatureVector(artefact.backbone.to(hardware.device).eval(), config.pool)
 
     def work(part: range) -> list[Row]:
         chosen = SubsetSource(source, list(part))

@@ -99,7 +99,7 @@ def whole_picture(preprocess: Preprocess, picture: Image.Image, patch: tuple[int
 def _explain_one(
     config: ExplainConfig, artefact: Artefact, hardware: Hardware, path: Path, folder: Path
 ) -> Explanation:
-    model, preprocess = artefact.model, artefact.preprocess
+    model, preprocess = artefact.backbone, artefact.preprocess
     picture = read_picture(path, 1 if model.in_channels == 1 else 3)
     if config.whole:
         preprocess = whole_picture(preprocess, picture, model.patch_size)

@@ -12,7 +12,7 @@ import torch
 
 from vitrail.contracts import VitrailError
 from vitrail.data import Preprocess
-from vitrail.models import Backbone
+from vitrail.models import Model
 from vitrail.weights import Artefact, create_model, is_artefact, load_pretrained
 
 
@@ -66,7 +66,7 @@ def require_classes(artefact: Artefact, model: str) -> None:
         )
 
 
-def weights_digest(model: Backbone) -> str:
+def weights_digest(model: Model) -> str:
     """A short fingerprint of every weight, for caches that must not outlive them."""
     digest = hashlib.sha256()
     for name, value in sorted(model.state_dict().items()):
@@ -75,7 +75,7 @@ def weights_digest(model: Backbone) -> str:
     return digest.hexdigest()[:16]
 
 
-def _fitted(preprocess: Preprocess, model: Backbone) -> Preprocess:
+def _fitted(preprocess: Preprocess, model: Model) -> Preprocess:
     """The same preprocessing at the model's own size and number of bands (new bands get the mean of the known ones)."""
     preprocess = preprocess.with_size(model.img_size)
     bands = model.in_channels

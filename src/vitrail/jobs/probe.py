@@ -108,7 +108,7 @@ def cached_features(
     if stored is not None:
         return stored
     outputs = run_source(
-        FeatureVector(artefact.model, config.pool), source, artefact.preprocess, config, hardware, f"encode {part}"
+        FeatureVector(artefact.backbone, config.pool), source, artefact.preprocess, config, hardware, f"encode {part}"
     )
     for name, reason in outputs.skipped:
         say(f"skipped {name}: {reason}")

@@ -110,8 +110,8 @@ def starting_model(config: TrainConfig, classes: tuple[str, ...]) -> tuple[Backb
     """The model as training finds it, frozen as asked, and its preprocessing."""
     options = {**config.options(), "num_classes": len(classes)}
     artefact = open_model(config.model, options, pretrained=config.pretrained, online=config.online)
-    config.tuning()(artefact.model)
-    return artefact.model, with_crop(artefact, config.crop).preprocess
+    config.tuning()(artefact.backbone)
+    return artefact.backbone, with_crop(artefact, config.crop).preprocess
 
 
 def _start_head(parts: Parts) -> None:

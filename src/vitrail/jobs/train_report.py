@@ -140,7 +140,7 @@ def _mistakes(artefact: Artefact, splits: Splits, outputs: Outputs) -> list[Mist
         return []
     preprocess = artefact.preprocess
     images = preprocess.batch([splits.val.picture(int(outputs.indices[row])) for row in worst])
-    maps = attention_maps(artefact.model, images.to(_device_of(artefact.model)))
+    maps = attention_maps(artefact.backbone, images.to(_device_of(artefact.backbone)))
     return [
         Mistake(
             picture=picture_of(image, preprocess.mean, preprocess.std),

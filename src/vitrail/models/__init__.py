@@ -1,7 +1,24 @@
 """The families, and the one table of their names."""
 
 from vitrail.models.backbone import Backbone
-from vitrail.models.catalogue import MODELS, build, config_of, list_models
+from vitrail.models.catalogue import FAMILIES, MODELS, build, build_unfilled, config_of, list_models, with_overrides
+from vitrail.models.model import Model, ModelConfig
+from vitrail.models.plain import Plain, PlainConfig
 from vitrail.models.vit import VisionTransformer, ViTConfig
 
-__all__ = ["MODELS", "Backbone", "ViTConfig", "VisionTransformer", "build", "config_of", "list_models"]
+__all__ = [
+    "FAMILIES",
+    "MODELS",
+    "Backbone",
+    "Model",
+    "ModelConfig",
+    "Plain",
+    "PlainConfig",
+    "ViTConfig",
+    "VisionTransformer",
+    "build",
+    "build_unfilled",
+    "config_of",
+    "list_models",
+    "with_overrides",
+]

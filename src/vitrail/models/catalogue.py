@@ -1,4 +1,4 @@
-"""Every architecture by its name. A family adds one line to ``MODELS`` and one to ``FAMILIES``."""
+"""Every architecture by its name. A family adds one line to ``FAMILIES`` and one to ``MODELS``."""
 
 from __future__ import annotations
 
@@ -8,15 +8,18 @@ from dataclasses import fields, replace
 from fnmatch import fnmatch
 from typing import Any
 
+import torch
+
 from vitrail.contracts import VitrailError
-from vitrail.models.backbone import Backbone
+from vitrail.models.model import Model, ModelConfig
 from vitrail.models.vit import VIT_MODELS, VisionTransformer, ViTConfig
 
-Config = ViTConfig
-"""Any family's dataclass."""
-
-FAMILIES: dict[type[Config], Callable[[Any], Backbone]] = {ViTConfig: VisionTransformer}
-MODELS: dict[str, Config] = {**VIT_MODELS}
+FAMILIES: dict[type[ModelConfig], Callable[[Any], Model]] = {
+    ViTConfig: VisionTransformer,
+}
+MODELS: dict[str, ModelConfig] = {
+    **VIT_MODELS,
+}
 
 
 def list_models(pattern: str = "*") -> list[str]:
@@ -24,7 +27,7 @@ def list_models(pattern: str = "*") -> list[str]:
     return sorted(name for name in MODELS if fnmatch(name, pattern))
 
 
-def config_of(name: str, overrides: Mapping[str, Any] | None = None) -> Config:
+def config_of(name: str, overrides: Mapping[str, Any] | None = None) -> ModelConfig:
     """The config of a named architecture, with some fields replaced.
 
     Raises:
@@ -34,7 +37,15 @@ def config_of(name: str, overrides: Mapping[str, Any] | None = None) -> Config:
         near = difflib.get_close_matches(name, MODELS, n=3, cutoff=0.5)
         hint = f"did you mean {', '.join(near)}?" if near else "see list_models()"
         raise VitrailError(f"there is no model {name!r}: {hint}")
-    config, overrides = MODELS[name], overrides or {}
+    return with_overrides(MODELS[name], overrides or {}, name)
+
+
+def with_overrides(config: ModelConfig, overrides: Mapping[str, Any], name: str) -> ModelConfig:
+    """A config with some fields replaced.
+
+    Raises:
+        VitrailError: an unknown field, with those there are; or values that do not fit together.
+    """
     known = {field.name for field in fields(config)}
     unknown = sorted(set(overrides) - known)
     if unknown:
@@ -42,6 +53,16 @@ def config_of(name: str, overrides: Mapping[str, Any] | None = None) -> Config:
     return replace(config, **overrides)
 
 
-def build(config: Config) -> Backbone:
+def build(config: ModelConfig) -> Model:
     """A model with fresh weights from its config."""
     return FAMILIES[type(config)](config)
+
+
+def build_unfilled(config: ModelConfig) -> Model:
+    """A model whose weights are all about to be loaded: initialising them would only cost time."""
+    with torch.device("meta"):
+        model = build(config)
+    stored = model.state_dict().keys()
+    if any(name not in stored for name, _ in model.named_buffers()):
+        return build(config)  # What is computed and not stored (frequencies, coordinates) only a real build makes.
+    return model.to_empty(device="cpu")

@@ -1,27 +1,46 @@
 """The parts of a vision transformer: tokens, embeddings, positions, attention, blocks. No paper has a name here."""
 
-from vitrail.nn.attention import Attention, attend, attention_weights
-from vitrail.nn.block import Block, ParallelBlock
-from vitrail.nn.context import Context
-from vitrail.nn.embed import PatchEmbed
+from vitrail.nn.attention import Attention, MultiHeadAttention, attend, attention_weights
+from vitrail.nn.block import Block, ConditionedBlock, CrossBlock, ParallelBlock, post_norm, pre_norm
+from vitrail.nn.context import Context, Memory, Rotary
+from vitrail.nn.cross import CrossAttention, PlacedAttention
+from vitrail.nn.embed import PatchEmbed, TubeletEmbed
 from vitrail.nn.encoder import Encoder
+from vitrail.nn.linear import KeylessLinear
+from vitrail.nn.mixer import Mixer
 from vitrail.nn.mlp import Mlp, SwiGLU
 from vitrail.nn.residual import DropPath, LayerScale
+from vitrail.nn.rotary import RotaryGrid
 from vitrail.nn.tokens import Grid, Tokens
+from vitrail.nn.window import WindowMixer
 
 __all__ = [
     "Attention",
     "Block",
+    "ConditionedBlock",
     "Context",
+    "CrossAttention",
+    "CrossBlock",
     "DropPath",
     "Encoder",
     "Grid",
+    "KeylessLinear",
     "LayerScale",
+    "Memory",
+    "Mixer",
     "Mlp",
+    "MultiHeadAttention",
     "ParallelBlock",
     "PatchEmbed",
+    "PlacedAttention",
+    "Rotary",
+    "RotaryGrid",
     "SwiGLU",
     "Tokens",
+    "TubeletEmbed",
+    "WindowMixer",
     "attend",
     "attention_weights",
+    "post_norm",
+    "pre_norm",
 ]

@@ -1,11 +1,12 @@
-"""Multi-head self-attention: the one place where queries meet keys.
+"""Multi-head attention: the one place where queries meet keys.
 
 The forward pass never builds the attention matrix when the fused kernel does the work. Whoever wants to see weights
-asks :meth:`Attention.weights` for the rows of interest, which are computed from the same projections.
+asks :meth:`~Mixer.weights` for the rows of interest, which are computed from the same projections.
 """
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Callable
 
 import torch
@@ -14,6 +15,8 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from vitrail.nn.context import NO_CONTEXT, Context
+from vitrail.nn.mixer import Mixer
+from vitrail.nn.rotary import rotate
 from vitrail.nn.tokens import Tokens
 
 Heads = Float[Tensor, "b heads n head_dim"]
@@ -52,14 +55,77 @@ def attend(
     return F.scaled_dot_product_attention(query, key, value, attn_mask=mask, dropout_p=dropout)
 
 
-class Attention(nn.Module):
-    """Multi-head self-attention, scaled by 1/√d.
+def add_masks(bias: Float[Tensor, "#b #heads #q #k"], mask: Mask | None) -> Float[Tensor, "#b2 #heads2 #q2 #k2"]:
+    """A bias of the scores together with a mask of either kind."""
+    if mask is None:
+        return bias
+    return bias.masked_fill(~mask, float("-inf")) if mask.dtype == torch.bool else bias + mask
+
+
+class MultiHeadAttention(Mixer):
+    """Attention of several heads, scaled by 1/√d; where queries, keys and values come from is the subclass's business.
+
+    Args:
+        dim: width of what comes out.
+        inner: width of all heads together.
+        num_heads: heads, each ``inner / num_heads`` wide.
+        attention_dropout: on the weights, while training.
+        dropout: on the output, while training.
+    """
+
+    def __init__(
+        self, dim: int, inner: int, num_heads: int, attention_dropout: float = 0.0, dropout: float = 0.0
+    ) -> None:
+        super().__init__()
+        if inner % num_heads:
+            raise ValueError(f"embed_dim {inner} is not divisible by num_heads {num_heads}")
+        self.num_heads = num_heads
+        self.attention_dropout = attention_dropout
+        self.proj = nn.Linear(inner, dim)
+        self.dropout = nn.Dropout(dropout)
+
+    @abstractmethod
+    def project(self, tokens: Tokens, context: Context) -> tuple[Heads, Heads, Heads]:
+        """Queries, keys and values of every head, ``(B, heads, N, head_dim)`` each."""
+
+    @abstractmethod
+    def mask(self, query: Heads, tokens: Tokens, context: Context) -> Mask | None:
+        """What is added to the scores of all queries, or where they may look."""
+
+    def split(self, values: Float[Tensor, "b n inner"]) -> Heads:
+        """The heads apart."""
+        return values.unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
+
+    def forward(self, tokens: Tokens, context: Context = NO_CONTEXT) -> Float[Tensor, "b n dim"]:
+        """Every token's mix of all that it can see."""
+        query, key, value = self.project(tokens, context)
+        dropout = self.attention_dropout if self.training else 0.0
+        mixed = attend(query, key, value, self.mask(query, tokens, context), dropout)
+        return self.dropout(self.proj(mixed.transpose(1, 2).flatten(2)))
+
+    def weights(
+        self, tokens: Tokens, context: Context = NO_CONTEXT, queries: Int[Tensor, " q"] | None = None
+    ) -> Float[Tensor, "b heads q n"]:
+        """The attention weights of chosen rows, in float32, from the tokens that :meth:`forward` is given."""
+        query, key, _ = self.project(tokens, context)
+        mask = self.mask(query, tokens, context)
+        if queries is not None:
+            query = query[:, :, queries]
+            if mask is not None and mask.shape[-2] > 1:
+                mask = mask[:, :, queries]
+        with torch.autocast(query.device.type, enabled=False):
+            return attention_weights(query.float(), key.float(), mask)
+
+
+class Attention(MultiHeadAttention):
+    """Self-attention with one joint projection.
 
     Args:
         dim: width of a token; ``num_heads`` divides it.
         num_heads: heads, each ``dim / num_heads`` wide.
-        qkv_bias: whether the joint query, key, value projection has a bias.
+        qkv: makes the joint projection of queries, keys and values, from and to a given width.
         qk_norm: makes the norm of each head's queries and of its keys (ViT-22B); None for none.
+        position_bias: called with queries and tokens, gives what is added to the scores: relative positions.
         attention_dropout: on the weights, while training.
         dropout: on the output, while training.
     """
@@ -68,50 +134,29 @@ class Attention(nn.Module):
         self,
         dim: int,
         num_heads: int,
-        qkv_bias: bool = True,
+        qkv: Callable[[int, int], nn.Module] = nn.Linear,
         qk_norm: Callable[[int], nn.Module] | None = None,
+        position_bias: nn.Module | None = None,
         attention_dropout: float = 0.0,
         dropout: float = 0.0,
     ) -> None:
-        super().__init__()
-        if dim % num_heads:
-            raise ValueError(f"embed_dim {dim} is not divisible by num_heads {num_heads}")
-        self.num_heads = num_heads
-        self.attention_dropout = attention_dropout
-        self.qkv = nn.Linear(dim, 3 * dim, bias=qkv_bias)
+        super().__init__(dim, dim, num_heads, attention_dropout, dropout)
+        self.qkv = qkv(dim, 3 * dim)
         self.q_norm = qk_norm(dim // num_heads) if qk_norm else nn.Identity()
         self.k_norm = qk_norm(dim // num_heads) if qk_norm else nn.Identity()
-        self.proj = nn.Linear(dim, dim)
-        self.dropout = nn.Dropout(dropout)
+        self.position_bias = position_bias
 
-    def project(self, values: Float[Tensor, "b n dim"]) -> tuple[Heads, Heads, Heads]:
+    def project(self, tokens: Tokens, context: Context) -> tuple[Heads, Heads, Heads]:
         """Queries, keys and values of every head, ``(B, heads, N, dim / heads)`` each."""
-        qkv = self.qkv(values).unflatten(-1, (3, self.num_heads, -1))
+        qkv = self.qkv(tokens.values).unflatten(-1, (3, self.num_heads, -1))
         query, key, value = qkv.permute(2, 0, 3, 1, 4).unbind(0)
-        return self.q_norm(query), self.k_norm(key), value
+        query, key = self.q_norm(query), self.k_norm(key)
+        if context.rotary is not None:
+            query, key = (rotate(heads, context.rotary, tokens.prefix) for heads in (query, key))
+        return query, key, value
 
-    def forward(self, tokens: Tokens, context: Context = NO_CONTEXT) -> Float[Tensor, "b n dim"]:
-        """Every token's mix of all tokens."""
-        query, key, value = self.project(tokens.values)
-        dropout = self.attention_dropout if self.training else 0.0
-        mixed = attend(query, key, value, context.mask, dropout)
-        return self.dropout(self.proj(mixed.transpose(1, 2).flatten(2)))
-
-    def weights(
-        self, tokens: Tokens, context: Context = NO_CONTEXT, queries: Int[Tensor, " q"] | None = None
-    ) -> Float[Tensor, "b heads q n"]:
-        """The attention weights of chosen rows, in float32, from the tokens that :meth:`forward` is given.
-
-        Args:
-            tokens: input of this attention (after the block's norm).
-            context: as in the forward pass.
-            queries: places in the sequence whose rows are wanted; None for all of them.
-        """
-        query, key, _ = self.project(tokens.values)
-        mask = context.mask
-        if queries is not None:
-            query = query[:, :, queries]
-            if mask is not None and mask.shape[-2] > 1:
-                mask = mask[:, :, queries]
-        with torch.autocast(query.device.type, enabled=False):
-            return attention_weights(query.float(), key.float(), mask)
+    def mask(self, query: Heads, tokens: Tokens, context: Context) -> Mask | None:
+        """The context's mask and the relative positions, together."""
+        if self.position_bias is None:
+            return context.mask
+        return add_masks(self.position_bias(query, tokens), context.mask)

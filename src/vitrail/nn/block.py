@@ -1,16 +1,30 @@
-"""Residual blocks: a mixer over tokens and an MLP over channels, each on its own branch."""
+"""Residual blocks: mixers over tokens and an MLP over channels, each on its own branch."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 
-from torch import nn
+import torch.nn.functional as F
+from torch import Tensor, nn
 
 from vitrail.nn.context import NO_CONTEXT, Context
 from vitrail.nn.residual import DropPath, LayerScale
 from vitrail.nn.tokens import Tokens
 
 Norm = Callable[[int], nn.Module]
+Branch = Callable[[Tensor], Tensor]
+Order = Callable[[Tensor, nn.Module, Branch], Tensor]
+"""How values, a norm and a branch become new values."""
+
+
+def pre_norm(x: Tensor, norm: nn.Module, branch: Branch) -> Tensor:
+    """``x + branch(norm(x))`` (Dosovitskiy et al. 2021, equations 2 and 3)."""
+    return x + branch(norm(x))
+
+
+def post_norm(x: Tensor, norm: nn.Module, branch: Branch) -> Tensor:
+    """``norm(x + branch(x))`` (Vaswani et al. 2017, section 3.1)."""
+    return norm(x + branch(x))
 
 
 def _scale(dim: int, layer_scale: float | None) -> nn.Module:
@@ -18,7 +32,7 @@ def _scale(dim: int, layer_scale: float | None) -> nn.Module:
 
 
 class Block(nn.Module):
-    """Pre-norm residual block: ``x + mix(norm(x))``, then ``x + mlp(norm(x))`` (Dosovitskiy et al. 2021, eq. 2-3).
+    """A mixing branch, then an MLP branch.
 
     Args:
         dim: width of a token.
@@ -27,6 +41,7 @@ class Block(nn.Module):
         norm: makes a norm of a given width.
         layer_scale: initial factor on both branches; None for none.
         drop_path: rate of stochastic depth on both branches.
+        order: where the norms stand.
     """
 
     def __init__(
@@ -37,8 +52,10 @@ class Block(nn.Module):
         norm: Norm = nn.LayerNorm,
         layer_scale: float | None = None,
         drop_path: float = 0.0,
+        order: Order = pre_norm,
     ) -> None:
         super().__init__()
+        self.order = order
         self.norm1 = norm(dim)
         self.attn = mixer
         self.ls1 = _scale(dim, layer_scale)
@@ -49,10 +66,101 @@ class Block(nn.Module):
 
     def forward(self, tokens: Tokens, context: Context = NO_CONTEXT) -> Tokens:
         """The same places, mixed."""
+
+        def mix(x: Tensor) -> Tensor:
+            return self.drop_path(self.ls1(self.attn(tokens.with_values(x), context)))
+
+        def map_each(x: Tensor) -> Tensor:
+            return self.drop_path(self.ls2(self.mlp(x)))
+
+        x = self.order(tokens.values, self.norm1, mix)
+        return tokens.with_values(self.order(x, self.norm2, map_each))
+
+
+class CrossBlock(nn.Module):
+    """A decoder's block: mixing, reading the memory, an MLP, each on its own branch (Vaswani et al. 2017, figure 1).
+
+    Args:
+        dim: width of a token.
+        mixer: mixes the tokens among themselves.
+        cross: reads ``context.memory``.
+        mlp: maps every token by itself.
+        norm: makes a norm of a given width.
+        drop_path: rate of stochastic depth on all branches.
+        order: where the norms stand.
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        mixer: nn.Module,
+        cross: nn.Module,
+        mlp: nn.Module,
+        norm: Norm = nn.LayerNorm,
+        drop_path: float = 0.0,
+        order: Order = pre_norm,
+    ) -> None:
+        super().__init__()
+        self.order = order
+        self.norm1 = norm(dim)
+        self.attn = mixer
+        self.norm2 = norm(dim)
+        self.cross = cross
+        self.norm3 = norm(dim)
+        self.mlp = mlp
+        self.drop_path = DropPath(drop_path)
+
+    def forward(self, tokens: Tokens, context: Context = NO_CONTEXT) -> Tokens:
+        """The same places, mixed and informed."""
         x = tokens.values
-        x = x + self.drop_path(self.ls1(self.attn(tokens.with_values(self.norm1(x)), context)))
-        x = x + self.drop_path(self.ls2(self.mlp(self.norm2(x))))
+        for norm, mixer in ((self.norm1, self.attn), (self.norm2, self.cross)):
+            x = self.order(x, norm, lambda v, mixer=mixer: self.drop_path(mixer(tokens.with_values(v), context)))
+        return tokens.with_values(self.order(x, self.norm3, lambda v: self.drop_path(self.mlp(v))))
+
+
+class ConditionedBlock(nn.Module):
+    """A block whose norms and branches are modulated by ``context.condition`` (adaLN-zero, Peebles & Xie 2023, 3.2).
+
+    Both branches become ``x + gate · branch(norm(x) · (1 + scale) + shift)``; shift, scale and gate are a linear
+    function of the condition that starts at zero, so that the block starts as the identity.
+
+    Args:
+        dim: width of a token and of the condition.
+        mixer: mixes tokens.
+        mlp: maps every token by itself.
+        norm: makes a norm of a given width; it should have no weights of its own.
+    """
+
+    def __init__(self, dim: int, mixer: nn.Module, mlp: nn.Module, norm: Norm) -> None:
+        super().__init__()
+        self.norm1 = norm(dim)
+        self.attn = mixer
+        self.norm2 = norm(dim)
+        self.mlp = mlp
+        self.modulation = nn.Linear(dim, 6 * dim)
+        self.reset_modulation()
+
+    def reset_modulation(self) -> None:
+        """The zero of adaLN-zero, for after an initialisation that filled all linear layers."""
+        nn.init.zeros_(self.modulation.weight)
+        nn.init.zeros_(self.modulation.bias)
+
+    def forward(self, tokens: Tokens, context: Context = NO_CONTEXT) -> Tokens:
+        """The same places, mixed."""
+        if context.condition is None:
+            raise ValueError("a conditioned block reads context.condition, but there is none")
+        shift1, scale1, gate1, shift2, scale2, gate2 = (
+            self.modulation(F.silu(context.condition)).unsqueeze(1).chunk(6, dim=-1)
+        )
+        x = tokens.values
+        x = x + gate1 * self.attn(tokens.with_values(modulate(self.norm1(x), shift1, scale1)), context)
+        x = x + gate2 * self.mlp(modulate(self.norm2(x), shift2, scale2))
         return tokens.with_values(x)
+
+
+def modulate(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
+    """``x · (1 + scale) + shift``."""
+    return x * (1 + scale) + shift
 
 
 class ParallelBlock(nn.Module):

@@ -93,3 +93,33 @@ class PatchEmbed(nn.Module):
             )
         patches = self.proj(self.fit(images, self.patch_size))
         return Tokens(patches.flatten(2).transpose(1, 2), grid=tuple(patches.shape[-2:]))
+
+
+class TubeletEmbed(nn.Module):
+    """Non-overlapping boxes of a clip, each projected linearly (ViViT, Arnab et al. 2021, section 3.2).
+
+    Args:
+        tubelet: frames, height and width of a box.
+        in_channels: bands of a frame.
+        embed_dim: width of a token.
+    """
+
+    def __init__(self, tubelet: tuple[int, int, int] = (2, 16, 16), in_channels: int = 3, embed_dim: int = 768) -> None:
+        super().__init__()
+        self.tubelet = tubelet
+        self.in_channels = in_channels
+        self.proj = nn.Conv3d(in_channels, embed_dim, tubelet, stride=tubelet)
+
+    def forward(self, clips: Float[Tensor, "b c t h w"]) -> Tokens:
+        """``(B, C, T, H, W)`` into tokens on a grid of ``(T / frames, H / height, W / width)``.
+
+        Raises:
+            VitrailError: another number of bands, or a side that boxes do not divide.
+        """
+        if clips.shape[1] != self.in_channels:
+            raise VitrailError(f"clips have {clips.shape[1]} channels but the model takes {self.in_channels}")
+        for axis, size, step in zip(("frames", "height", "width"), clips.shape[2:], self.tubelet, strict=True):
+            if size % step or size == 0:
+                raise VitrailError(f"clip {axis} {size} is not a multiple of {step}")
+        boxes = self.proj(clips)
+        return Tokens(boxes.flatten(2).transpose(1, 2), grid=tuple(boxes.shape[-3:]))

@@ -27,7 +27,7 @@ from torch import Tensor, nn
 
 from vitrail.contracts import VitrailError
 from vitrail.data.preprocess import Preprocess
-from vitrail.models import Backbone, VisionTransformer, ViTConfig, build
+from vitrail.models import Backbone, Model, ModelConfig, build, build_unfilled
 from vitrail.models.catalogue import FAMILIES
 from vitrail.weights.account import shorten
 from vitrail.weights.files import CheckpointError, check_safetensors_header, read_json_object, read_raw
@@ -48,7 +48,7 @@ class Stored:
         training: free notes.
     """
 
-    config: ViTConfig
+    config: ModelConfig
     state: dict[str, Tensor]
     classes: tuple[str, ...]
     preprocess: Preprocess
@@ -72,7 +72,7 @@ class Artefact(nn.Module, ModelHubMixin, library_name="vitrail", tags=["image-cl
 
     def __init__(
         self,
-        model: Backbone,
+        model: Model,
         classes: Sequence[str],
         preprocess: Preprocess,
         training: Mapping[str, Any] | None = None,
@@ -83,6 +83,17 @@ class Artefact(nn.Module, ModelHubMixin, library_name="vitrail", tags=["image-cl
         self.classes = tuple(classes)
         self.preprocess = preprocess
         self.training_info = dict(training or {})
+
+    @property
+    def backbone(self) -> Backbone:
+        """The model, as a picture encoder that can be probed, trained as a classifier and embedded with.
+
+        Raises:
+            VitrailError: it is a model of another kind.
+        """
+        if not isinstance(self.model, Backbone):
+            raise VitrailError(f"this needs a picture encoder, not a {type(self.model).__name__}")
+        return self.model
 
     def forward(self, images: Float[Tensor, "b c h w"]) -> Float[Tensor, "b k"]:
         """Logits of normalised pictures (pooled features when there is no classifier)."""
@@ -193,9 +204,7 @@ class Artefact(nn.Module, ModelHubMixin, library_name="vitrail", tags=["image-cl
                 where = "on the hub" if not local_files_only else "in the cache of the hub (online=True allows the hub)"
                 raise VitrailError(f"{model_id}: no such folder, and no such repository {where}") from error
         stored = read_artefact(folder)
-        with torch.device("meta"):
-            model = build(stored.config)
-        model = model.to_empty(device="cpu")
+        model = build_unfilled(stored.config)
         model.load_state_dict(stored.state)
         return cls(model, stored.classes, stored.preprocess, stored.training).eval()
 
@@ -215,7 +224,7 @@ def is_artefact(path: str | Path) -> bool:
 
 
 def write_artefact(
-    model: Backbone,
+    model: Model,
     folder: Path,
     classes: Sequence[str],
     preprocess: Preprocess,
@@ -227,7 +236,9 @@ def write_artefact(
     broken = [name for name, tensor in state.items() if tensor.is_floating_point() and not tensor.isfinite().all()]
     if broken:
         raise VitrailError(f"{folder}: not saved: weights are NaN or infinite: {shorten(broken)}")
-    config = config_of_model(model)
+    config = model.config
+    if type(config) not in FAMILIES:
+        raise VitrailError(f"a {type(model).__name__} belongs to no known family and cannot be saved")
     description: dict[str, Any] = {
         "vitrail": version("vitrail"),
         "family": FAMILIES[type(config)].__name__,
@@ -241,17 +252,6 @@ def write_artefact(
     metadata = {"format": "pt", "vitrail": json.dumps(description)}
     save_file(state, folder / WEIGHTS, metadata=metadata)
     (folder / CONFIG).write_text(json.dumps(description, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-
-
-def config_of_model(model: Backbone) -> ViTConfig:
-    """The architecture of a model, from which :func:`vitrail.models.build` makes another one.
-
-    Raises:
-        VitrailError: a class that is no family of Vitrail.
-    """
-    if isinstance(model, VisionTransformer):
-        return model.config
-    raise VitrailError(f"a {type(model).__name__} belongs to no known family and cannot be saved")
 
 
 def _move_into_place(scratch: Path, target: Path) -> None:
@@ -315,7 +315,7 @@ def _description(folder: Path) -> dict[str, Any]:
     return beside if beside.get("id") == own["id"] else own
 
 
-def _architecture(description: Mapping[str, Any], folder: Path) -> ViTConfig:
+def _architecture(description: Mapping[str, Any], folder: Path) -> ModelConfig:
     families = {family.__name__: config for config, family in FAMILIES.items()}
     name, values = description["family"], description["architecture"]
     if name not in families:

@@ -6,24 +6,20 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
 from safetensors.torch import save_file
 
 from vitrail.contracts import VitrailError
-from vitrail.models import MODELS, ViTConfig
-from vitrail.weights import hf, timm
 from vitrail.weights.account import Account
-from vitrail.weights.artefact import Artefact, config_of_model
-from vitrail.weights.load import Loaded, load_pretrained
+from vitrail.weights.artefact import Artefact
+from vitrail.weights.load import load_pretrained
 from vitrail.weights.names import State
-from vitrail.weights.preprocessing import to_timm, to_transformers
+from vitrail.weights.writers import WRITERS
 
 Target = Literal["timm", "transformers", "vitrail"]
-Files = tuple[State, dict[str, dict[str, Any]]]
-"""Tensors, and the small JSON files beside them by name."""
 
 
 def convert(source: str | Path, target: str | Path, to: Target, online: bool = False) -> Account:
@@ -54,50 +50,13 @@ def convert(source: str | Path, target: str | Path, to: Target, online: bool = F
             raise VitrailError(f"{target}: an artefact is a folder: leave {target.suffix} away")
         Artefact(loaded.model, loaded.classes, loaded.preprocess).save_pretrained(target)
         return loaded.account
-    tensors, beside = WRITERS[to](loaded)
+    model = loaded.model
+    writer = WRITERS[to].get(type(model.config))
+    if writer is None:
+        raise VitrailError(f"{source}: a {type(model).__name__} is not written for {to}, which has no such model")
+    tensors, beside = writer(model.config, model.state_dict(), loaded.account, loaded.classes, loaded.preprocess)
     _write(target, tensors, beside)
     return loaded.account
-
-
-def _for_timm(loaded: Loaded) -> Files:
-    config = config_of_model(loaded.model)
-    tensors = timm.write(config, loaded.model.state_dict(), loaded.account)
-    preprocess = to_timm(loaded.preprocess)
-    return tensors, {"config.json": timm.config_json(config, _timm_name(config), loaded.classes, preprocess)}
-
-
-def _for_transformers(loaded: Loaded) -> Files:
-    config = config_of_model(loaded.model)
-    tensors = hf.write(config, loaded.model.state_dict(), loaded.account)
-    return tensors, {
-        "config.json": hf.config_json(config, loaded.classes),
-        "preprocessor_config.json": to_transformers(loaded.preprocess),
-    }
-
-
-WRITERS: dict[str, Callable[[Loaded], Files]] = {"timm": _for_timm, "transformers": _for_transformers}
-
-STRUCTURE = ("patch_size", "embed_dim", "num_heads", "mlp", "distilled", "registers")
-"""What an architecture's name fixes in timm; the rest are arguments."""
-
-
-def _timm_name(config: ViTConfig) -> str | None:
-    """The name under which timm has this architecture (at some depth); None when it has no name there."""
-    for name, known in MODELS.items():
-        same = all(getattr(known, field) == getattr(config, field) for field in STRUCTURE)
-        scaled = (known.layer_scale is None) == (config.layer_scale is None)
-        placed = known.registers > 0 or known.class_position == config.class_position
-        plain = known.class_token == config.class_token and known.qkv_bias == config.qkv_bias
-        if (
-            same
-            and scaled
-            and placed
-            and plain
-            and not config.qk_norm
-            and abs(known.mlp_ratio - config.mlp_ratio) < 1e-6
-        ):
-            return name
-    return None
 
 
 def _write(target: Path, tensors: State, beside: Mapping[str, dict[str, Any]]) -> None:

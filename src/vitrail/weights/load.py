@@ -2,27 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from vitrail.contracts import VitrailError
 from vitrail.data.preprocess import HALF_MEAN, HALF_STD, IMAGENET_MEAN, IMAGENET_STD, Preprocess
-from vitrail.models import MODELS, Backbone, ViTConfig, build, config_of
+from vitrail.models import MODELS, Model, ModelConfig, ViTConfig, build, config_of, with_overrides
 from vitrail.nn.embed import as_pair
 from vitrail.weights import google
 from vitrail.weights.account import Account
-from vitrail.weights.adapt import load_into_fresh
 from vitrail.weights.catalogue import Found, lookup, resolve
+from vitrail.weights.fit import asked_for, load_into_fresh
 from vitrail.weights.formats import translate_file
 from vitrail.weights.names import Translated
-
-FROM_THE_FILE = (
-    *("num_classes", "qkv_bias", "qk_norm", "layer_scale", "class_position", "pos_resize", "pool", "pool_norm"),
-    *("norm_eps", "mlp_ratio"),
-)
-"""Fields in which a checkpoint is right and the architecture's name is not."""
 
 
 @dataclass(frozen=True)
@@ -36,15 +29,13 @@ class Loaded:
         classes: names in the order of the logits, empty when not known.
     """
 
-    model: Backbone
+    model: Model
     account: Account
     preprocess: Preprocess
     classes: tuple[str, ...]
 
 
-def create_model(
-    name: str, *, pretrained: bool | str | Path = False, online: bool = False, **overrides: Any
-) -> Backbone:
+def create_model(name: str, *, pretrained: bool | str | Path = False, online: bool = False, **overrides: Any) -> Model:
     """A model by its name.
 
     Args:
@@ -87,10 +78,10 @@ def load_pretrained(
         architecture = entry.model
     base = found.config
     if architecture in MODELS:
-        base = replace(config_of(architecture), **{field: getattr(found.config, field) for field in FROM_THE_FILE})
-    target = _with_overrides(base, overrides, architecture)
-    keeps_classes = target.num_classes == found.config.num_classes and target.pool == found.config.pool
+        base = asked_for(found, config_of(architecture))
+    target = with_overrides(base, overrides, architecture)
     model = load_into_fresh(found, target)
+    keeps_classes = not any(name.startswith("head.") for name in found.account.missing)
     preprocess = _preprocess_of(source, found)
     if "img_size" in overrides:
         preprocess = preprocess.with_size(model.img_size)
@@ -152,25 +143,17 @@ def _fit_bands(preprocess: Preprocess, bands: int) -> Preprocess:
 
 def _translated(source: Found) -> Translated:
     found = translate_file(source.path)
-    if source.entry and source.entry.pos_resize:
+    if source.entry and source.entry.pos_resize and isinstance(found.config, ViTConfig):
         return replace(found, config=replace(found.config, pos_resize=source.entry.pos_resize))
     return found
 
 
-def _fresh_config(name: str, overrides: dict[str, Any]) -> ViTConfig:
+def _fresh_config(name: str, overrides: dict[str, Any]) -> ModelConfig:
     if name in MODELS:
         return config_of(name, overrides)
     entry = lookup(name)
     if entry is not None:
         return config_of(entry.model, overrides)
     if Path(name).exists():
-        return _with_overrides(translate_file(name).config, overrides, name)
+        return with_overrides(translate_file(name).config, overrides, name)
     return config_of(name, overrides)
-
-
-def _with_overrides(config: ViTConfig, overrides: Mapping[str, Any], name: str) -> ViTConfig:
-    known = {field.name for field in fields(config)}
-    unknown = sorted(set(overrides) - known)
-    if unknown:
-        raise VitrailError(f"{name} has no option {', '.join(unknown)}; it has {', '.join(sorted(known))}")
-    return replace(config, **overrides)

@@ -5,12 +5,13 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from vitrail.data.preprocess import Preprocess
-from vitrail.models import ViTConfig
+from vitrail.models import ModelConfig
 from vitrail.weights.account import Account, shorten
 from vitrail.weights.files import CheckpointError, Raw
 
@@ -50,11 +51,18 @@ class Translated:
         preprocess: from a picture to the model's input, None when the checkpoint does not say.
     """
 
-    config: ViTConfig
+    config: ModelConfig
     state: State
     account: Account
     classes: tuple[str, ...] = ()
     preprocess: Preprocess | None = None
+
+
+Files = tuple[State, dict[str, dict[str, Any]]]
+"""What another library opens: tensors, and the small JSON files beside them by name."""
+
+Writer = Callable[[Any, Mapping[str, Tensor], Account, tuple[str, ...], Preprocess], Files]
+"""From a family's config, a state by our names, the account, the classes and the preprocessing."""
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,128 @@
+"""Mixing inside windows: a cost that grows with the number of patches, not with its square.
+
+Sources: Swin (Liu et al. 2021, section 3.2) for the shift; ViTDet (Li et al. 2022, section 3) for plain windows.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+from torch.nn import functional as F
+
+from vitrail.nn.context import NO_CONTEXT, Context
+from vitrail.nn.mixer import Mixer
+from vitrail.nn.tokens import Grid, Tokens
+
+Values = Float[Tensor, "b n d"]
+
+
+class WindowMixer(Mixer):
+    """Runs a mixer inside every window of the grid.
+
+    A grid that windows do not divide is filled up with zeros below and to the right; as in every published model the
+    zeros take part in the mixing (they are tokens without content) and are cut off again.
+
+    Args:
+        mixer: mixes the tokens of one window; told apart from the others only by its mask when shifted.
+        window: rows and columns of a window.
+        shift: rows and columns that the windows are moved down and right; an axis that one window covers is never
+            shifted.
+    """
+
+    def __init__(self, mixer: Mixer, window: tuple[int, int], shift: tuple[int, int] = (0, 0)) -> None:
+        super().__init__()
+        if any(not 0 <= s < w for s, w in zip(shift, window, strict=True)):
+            raise ValueError(f"a window of {window} cannot be shifted by {shift}")
+        self.mixer = mixer
+        self.window = window
+        self.shift = shift
+
+    def forward(self, tokens: Tokens, context: Context = NO_CONTEXT) -> Values:
+        """Every token's mix of its window."""
+        cut = _Cut(tokens.grid, self.window, self.shift)
+        windows, inner = self._windows(tokens, context, cut)
+        return cut.merge(self.mixer(windows, inner))
+
+    def weights(
+        self, tokens: Tokens, context: Context = NO_CONTEXT, queries: Int[Tensor, " q"] | None = None
+    ) -> Float[Tensor, "b heads q n"]:
+        """Rows over the whole sequence: zero outside the query's window; what filled-up places took is left out."""
+        cut = _Cut(tokens.grid, self.window, self.shift)
+        windows, inner = self._windows(tokens, context, cut)
+        weights = self.mixer.weights(windows, inner)
+        count = tokens.values.shape[1]
+        # Where each place of each window stands in the sequence; filled-up places point one behind its end.
+        places = cut.places(count, tokens.values.device)
+        per_window = weights.unflatten(0, (-1, len(places)))
+        full = weights.new_zeros(per_window.shape[0], weights.shape[1], count + 1, count + 1)
+        full[:, :, places[:, :, None], places[:, None, :]] = per_window.transpose(1, 2)
+        rows = torch.arange(count, device=full.device) if queries is None else queries
+        return full[:, :, rows, :count]
+
+    def _windows(self, tokens: Tokens, context: Context, cut: _Cut) -> tuple[Tokens, Context]:
+        if tokens.prefix or tokens.keep is not None:
+            raise ValueError("windows need every patch of the grid and no other tokens")
+        mask = cut.mask(tokens.values.device)
+        if mask is not None:
+            mask = mask.repeat(len(tokens.values), 1, 1).unsqueeze(1)
+        return Tokens(cut.split(tokens.values), self.window), context._replace(mask=mask)
+
+    def extra_repr(self) -> str:
+        """Window and shift, in ``repr(model)``."""
+        return f"window={self.window}, shift={self.shift}"
+
+
+class _Cut:
+    """One way of cutting a grid into windows."""
+
+    def __init__(self, grid: Grid, window: tuple[int, int], shift: tuple[int, int]) -> None:
+        self.grid, self.window = grid, window
+        self.fill = tuple(-size % side for size, side in zip(grid, window, strict=True))
+        self.padded = tuple(size + more for size, more in zip(grid, self.fill, strict=True))
+        self.shift = tuple(0 if size <= w else s for size, w, s in zip(grid, window, shift, strict=True))
+
+    def split(self, values: Values) -> Float[Tensor, "bw n2 d"]:
+        """``(B, H·W, D)`` into ``(B · windows, window places, D)``."""
+        x = F.pad(values.unflatten(1, self.grid), (0, 0, 0, self.fill[1], 0, self.fill[0]))
+        if any(self.shift):
+            x = x.roll((-self.shift[0], -self.shift[1]), dims=(1, 2))
+        x = x.unflatten(2, (-1, self.window[1])).unflatten(1, (-1, self.window[0]))
+        return x.transpose(2, 3).flatten(0, 2).flatten(1, 2)
+
+    def merge(self, windows: Float[Tensor, "bw n2 d"]) -> Values:
+        """The inverse of :meth:`split`."""
+        down, across = (size // side for size, side in zip(self.padded, self.window, strict=True))
+        x = windows.unflatten(1, self.window).unflatten(0, (-1, down, across))
+        x = x.transpose(2, 3).flatten(3, 4).flatten(1, 2)
+        if any(self.shift):
+            x = x.roll(self.shift, dims=(1, 2))
+        return x[:, : self.grid[0], : self.grid[1]].flatten(1, 2)
+
+    def places(self, outside: int, device: torch.device) -> Int[Tensor, "windows n2"]:
+        """The place in the sequence of every place of every window; ``outside`` for filled-up ones."""
+        numbers = torch.arange(outside, device=device, dtype=torch.float64).view(1, -1, 1)
+        # Numbered from 1, so that the zeros of the filling can be told from the first place.
+        return (self.split(numbers + 1)[..., 0].long() - 1) % (outside + 1)
+
+    def mask(self, device: torch.device) -> Bool[Tensor, "windows n2 n2"] | None:
+        """Which places of a window were neighbours before the grid was rolled; None when it was not."""
+        if not any(self.shift):
+            return None
+        return _neighbours(self.padded, self.window, self.shift).to(device)
+
+
+@lru_cache(maxsize=64)
+def _neighbours(
+    padded: tuple[int, ...], window: tuple[int, int], shift: tuple[int, ...]
+) -> Bool[Tensor, "windows n2 n2"]:
+    """Rolling joins opposite borders of the grid in one window: only places from the same side may see each other."""
+    sides = []
+    for size, side, moved in zip(padded, window, shift, strict=True):
+        place = torch.arange(size)
+        sides.append((place >= size - side).long() + (place >= size - moved).long() if moved else place * 0)
+    region = (3 * sides[0][:, None] + sides[1][None, :]).double().view(1, -1, 1)
+    parts = _Cut(padded, window, (0, 0)).split(region)[..., 0]
+    return parts[:, :, None] == parts[:, None, :]

@@ -1,0 +1,14 @@
+"""Who writes which family for which library."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from vitrail.models import ModelConfig, ViTConfig
+from vitrail.weights import write_vit
+from vitrail.weights.names import Writer
+
+WRITERS: dict[Literal["timm", "transformers"], dict[type[ModelConfig], Writer]] = {
+    "timm": {ViTConfig: write_vit.for_timm},
+    "transformers": {ViTConfig: write_vit.for_transformers},
+}
