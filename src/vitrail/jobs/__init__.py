@@ -5,7 +5,8 @@ from vitrail.jobs.embed import EmbedConfig, embed
 from vitrail.jobs.evaluate import EvaluateConfig, EvaluateResult, evaluate
 from vitrail.jobs.explain import ExplainConfig, Explanation, explain
 from vitrail.jobs.listing import ListConfig, listing
-from vitrail.jobs.predict import PredictConfig, predict
+from vitrail.jobs.predict import predict
+from vitrail.jobs.predict_config import PredictConfig
 from vitrail.jobs.probe import ProbeConfig, ProbeResult, probe
 from vitrail.jobs.train import TrainResult, train
 from vitrail.jobs.train_config import TrainConfig

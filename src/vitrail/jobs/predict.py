@@ -1,73 +1,30 @@
-"""``vitrail predict``: what a trained classifier says of pictures."""
+"""``vitrail predict``: what a model says of pictures, in the form that its kind answers in."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Callable
 
-from tyro.conf import Positional
+from vitrail.jobs.inference import Hardware
+from vitrail.jobs.models import open_model
+from vitrail.jobs.predict_classes import predict_classes
+from vitrail.jobs.predict_config import PredictConfig
+from vitrail.jobs.tables import Row
+from vitrail.models import Backbone, Model
+from vitrail.weights import Artefact
 
-from vitrail.contracts import VitrailError
-from vitrail.data import FileSource, SubsetSource, list_pictures
-from vitrail.jobs.bulk import fingerprint, run_in_parts
-from vitrail.jobs.inference import Hardware, classifier, run_source
-from vitrail.jobs.models import open_model, require_classes, weights_digest
-from vitrail.jobs.progress import say
-from vitrail.jobs.settings import Settings, default_out
-from vitrail.jobs.tables import Row, check_table_name
+Form = Callable[[PredictConfig, Artefact, Hardware], list[Row]]
+"""One way to answer: the rows that were written."""
 
-
-@dataclass(frozen=True, kw_only=True)
-class PredictConfig(Settings):
-    """Class and confidence of every picture, into a CSV, JSONL or Parquet file. A killed job goes on where it was."""
-
-    source: Positional[str]
-    """A picture, a folder (searched through) or a glob."""
-    model: str
-    """Folder of a run or of an artefact."""
-    top: int = 5
-    """Classes a picture, most probable first."""
-    out: Path | None = None
-    """The file: .csv, .jsonl or .parquet. Left out: predictions.csv under runs/."""
+FORMS: dict[type[Model], Form] = {
+    Backbone: predict_classes,
+}
+"""By the kind of model; the first that fits answers."""
 
 
 def predict(config: PredictConfig) -> list[Row]:
-    """Predictions of every picture, in order: name, label, confidence, and the ``top`` classes with theirs."""
-    if config.top < 1:
-        raise VitrailError(f"top must be at least 1, not {config.top}")
-    out = config.out or default_out("predict", config.source, config.model) / "predictions.csv"
-    check_table_name(out)
+    """Predictions of every picture, in order; a row for each, or for each box or mask."""
     artefact = open_model(config.model, config.model_overrides(), online=config.online)
-    require_classes(artefact, config.model)
-    source = FileSource(list_pictures(config.source), 1 if artefact.model.in_channels == 1 else 3, config.source)
+    form = next((form for kind, form in FORMS.items() if isinstance(artefact.model, kind)), predict_classes)
     hardware = Hardware.of(config)
     artefact.model.to(hardware.device).eval()
-    top = min(config.top, len(artefact.classes))
-
-    def work(part: range) -> list[Row]:
-        outputs = run_source(
-            classifier(artefact.model),
-            SubsetSource(source, list(part)),
-            artefact.preprocess,
-            config,
-            hardware,
-            "predict",
-        )
-        for name, reason in outputs.skipped:
-            say(f"skipped {name}: {reason}")
-        confidences, numbers = outputs.values.topk(top, dim=1)
-        return [
-            {
-                "name": name,
-                "label": artefact.classes[row[0]],
-                "confidence": round(sure[0], 6),
-                "top_labels": [artefact.classes[number] for number in row],
-                "top_confidences": [round(confidence, 6) for confidence in sure],
-            }
-            for name, row, sure in zip(outputs.names, numbers.tolist(), confidences.tolist(), strict=True)
-        ]
-
-    key = fingerprint(weights_digest(artefact.model), artefact.preprocess, hardware.precision.name, config.top)
-    rows = run_in_parts([source.name(i) for i in range(len(source))], key, work, out)
-    say(f"{len(rows)} pictures → {out}")
-    return rows
+    return form(config, artefact, hardware)

@@ -1,0 +1,44 @@
+"""The options of ``vitrail predict``, whatever kind of model answers."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from tyro.conf import Positional
+
+from vitrail.jobs.settings import Settings
+
+
+@dataclass(frozen=True, kw_only=True)
+class PredictConfig(Settings):
+    """What a model says of pictures: classes, boxes or masks, by the kind of model. A killed job goes on where it was.
+
+    A classifier, or an image-text model with --labels, writes class and confidence of every picture into a table; a
+    detector boxes; a promptable segmenter masks (of --points and --boxes, or of everything).
+    """
+
+    source: Positional[str]
+    """A picture, a folder (searched through) or a glob."""
+    model: str
+    """Folder of a run or of an artefact, a checkpoint, or the name of published weights."""
+    top: int = 5
+    """Classes a picture, most probable first."""
+    labels: tuple[str, ...] = ()
+    """For image-text models: the classes in words."""
+    template: tuple[str, ...] = ("a photo of a {}.",)
+    """For image-text models: sentences that the words are put into, averaged; {} stands for the word."""
+    threshold: float = 0.7
+    """For detectors: boxes below this score are left out."""
+    points: tuple[str, ...] = ()
+    """For promptable segmentation: points X,Y in pixels from the left and the top."""
+    point_labels: tuple[int, ...] = ()
+    """1 for a point on the object, 0 for one beside it; all 1 when left out."""
+    boxes: tuple[str, ...] = ()
+    """For promptable segmentation: boxes X0,Y0,X1,Y1 in pixels."""
+    mask_in: Path | None = None
+    """For promptable segmentation: a mask to refine, a grey picture of the picture's size."""
+    draw: Path | None = None
+    """Folder for pictures with the answer drawn on them; none are drawn when left out."""
+    out: Path | None = None
+    """The table (.csv, .jsonl or .parquet), for masks a folder. Left out: under runs/."""
