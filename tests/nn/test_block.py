@@ -3,7 +3,20 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from vitrail.nn import Attention, Block, DropPath, Encoder, LayerScale, Mlp, ParallelBlock, SwiGLU, Tokens
+from vitrail.nn import (
+    Attention,
+    Block,
+    ConditionedBlock,
+    Context,
+    DropPath,
+    Encoder,
+    KeylessLinear,
+    LayerScale,
+    Mlp,
+    ParallelBlock,
+    SwiGLU,
+    Tokens,
+)
 from vitrail.nn.mlp import swiglu_hidden
 from vitrail.nn.residual import drop_path_rates
 
@@ -112,3 +125,43 @@ def test_taps_do_not_run_blocks_behind_the_deepest():
 def test_a_block_that_does_not_exist_is_named():
     with pytest.raises(IndexError, match="no block 3 in an encoder of 2"):
         Encoder([Add(1), Add(2)]).taps(Tokens(torch.zeros(1, 1, 1), (1, 1)), (3,))
+
+
+def bare_norm(dim: int) -> nn.Module:
+    return nn.LayerNorm(dim, elementwise_affine=False)
+
+
+def test_a_conditioned_block_starts_as_the_identity():
+    block = ConditionedBlock(DIM, *parts(), bare_norm)
+    x = tokens()
+    assert torch.equal(block(x, Context(condition=torch.randn(2, DIM))).values, x.values)
+
+
+def test_a_conditioned_block_follows_the_equations():
+    """DiT, section 3.2: x + gate * branch(norm(x) * (1 + scale) + shift), the six from SiLU and a linear layer."""
+    attention, mlp = parts()
+    block = ConditionedBlock(DIM, attention, mlp, bare_norm)
+    nn.init.normal_(block.modulation.weight)
+    nn.init.normal_(block.modulation.bias)
+    x, condition = tokens(), torch.randn(2, DIM)
+    six = (F.silu(condition) @ block.modulation.weight.T + block.modulation.bias).view(2, 6, 1, DIM)
+    value = x.values
+    mixed = attention(x.with_values(bare_norm(DIM)(value) * (1 + six[:, 1]) + six[:, 0]))
+    value = value + six[:, 2] * mixed
+    value = value + six[:, 5] * mlp(bare_norm(DIM)(value) * (1 + six[:, 4]) + six[:, 3])
+    torch.testing.assert_close(block(x, Context(condition=condition)).values, value)
+    with pytest.raises(ValueError, match="condition"):
+        block(x)
+
+
+def test_keys_without_bias_are_a_joint_projection_with_zeros():
+    torch.manual_seed(0)
+    part, full = KeylessLinear(DIM, 3 * DIM), nn.Linear(DIM, 3 * DIM)
+    nn.init.normal_(part.q_bias)
+    nn.init.normal_(part.v_bias)
+    with torch.no_grad():
+        full.weight.copy_(part.weight)
+        full.bias.copy_(torch.cat([part.q_bias, torch.zeros(DIM), part.v_bias]))
+    x = torch.randn(2, 5, DIM)
+    torch.testing.assert_close(part(x), full(x))
+    assert Attention(DIM, 2, qkv=KeylessLinear)(tokens()).shape == (2, 5, DIM)

@@ -20,6 +20,7 @@ from vitrail.nn.rotary import rotate
 from vitrail.nn.tokens import Tokens
 
 Heads = Float[Tensor, "b heads n head_dim"]
+Keys = Float[Tensor, "b heads m head_dim"]
 Mask = Float[Tensor, "#b #heads #q #k"] | Bool[Tensor, "#b #heads #q #k"]
 
 PLAIN_BELOW = 1000
@@ -85,8 +86,8 @@ class MultiHeadAttention(Mixer):
         self.dropout = nn.Dropout(dropout)
 
     @abstractmethod
-    def project(self, tokens: Tokens, context: Context) -> tuple[Heads, Heads, Heads]:
-        """Queries, keys and values of every head, ``(B, heads, N, head_dim)`` each."""
+    def project(self, tokens: Tokens, context: Context) -> tuple[Heads, Keys, Keys]:
+        """Queries ``(B, heads, N, head_dim)``, keys and values ``(B, heads, M, head_dim)`` of every head."""
 
     @abstractmethod
     def mask(self, query: Heads, tokens: Tokens, context: Context) -> Mask | None:
@@ -105,7 +106,7 @@ class MultiHeadAttention(Mixer):
 
     def weights(
         self, tokens: Tokens, context: Context = NO_CONTEXT, queries: Int[Tensor, " q"] | None = None
-    ) -> Float[Tensor, "b heads q n"]:
+    ) -> Float[Tensor, "b heads q m"]:
         """The attention weights of chosen rows, in float32, from the tokens that :meth:`forward` is given."""
         query, key, _ = self.project(tokens, context)
         mask = self.mask(query, tokens, context)

@@ -6,7 +6,7 @@ from abc import abstractmethod
 
 from torch import Tensor, nn
 
-from vitrail.nn.attention import Heads, Mask, MultiHeadAttention
+from vitrail.nn.attention import Heads, Keys, Mask, MultiHeadAttention
 from vitrail.nn.context import NO_CONTEXT, Context
 from vitrail.nn.tokens import Tokens
 
@@ -41,7 +41,7 @@ class SeparateAttention(MultiHeadAttention):
     def source(self, tokens: Tokens, context: Context) -> tuple[Tokens, Tensor | None]:
         """The tokens that keys and values are made from, and what is added for the keys."""
 
-    def project(self, tokens: Tokens, context: Context) -> tuple[Heads, Heads, Heads]:
+    def project(self, tokens: Tokens, context: Context) -> tuple[Heads, Keys, Keys]:
         """Queries ``(B, heads, N, head_dim)``, keys and values ``(B, heads, M, head_dim)``."""
         source, positions = self.source(tokens, context)
         query, key = _placed(tokens.values, context.positions), _placed(source.values, positions)
