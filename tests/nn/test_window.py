@@ -72,11 +72,11 @@ def test_shifted_windows_are_attention_with_the_mask_written_plainly(height, wid
     allowed = torch.tensor([[one == other for other in cells] for one in cells])[None, None]
     mixed = WindowMixer(inner, (window, window), (shift, shift))(tokens)
     expected = inner(tokens, Context(mask=allowed))
-    whole = [
-        i
-        for i, (r, c) in enumerate(cells)
-        if _whole(r, padded[0], height, window, shift) and _whole(c, padded[1], width, window, shift)
-    ]
+
+    def full(down: int, across: int) -> bool:
+        return _whole(down, padded[0], height, window, shift) and _whole(across, padded[1], width, window, shift)
+
+    whole = [i for i, cell_of_place in enumerate(cells) if full(*cell_of_place)]
     torch.testing.assert_close(mixed[:, whole], expected[:, whole], atol=1e-6, rtol=1e-5)
     assert whole
 
