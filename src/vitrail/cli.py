@@ -21,6 +21,7 @@ from vitrail.jobs import (
     EvaluateConfig,
     ExplainConfig,
     ListConfig,
+    PlanConfig,
     PredictConfig,
     ProbeConfig,
     TrainConfig,
@@ -29,6 +30,7 @@ from vitrail.jobs import (
     evaluate,
     explain,
     listing,
+    plan,
     predict,
     probe,
     train,
@@ -52,6 +54,7 @@ VERBS: dict[str, Verb] = {
     "predict": Verb(PredictConfig, predict),
     "embed": Verb(EmbedConfig, embed),
     "explain": Verb(ExplainConfig, explain),
+    "plan": Verb(PlanConfig, plan),
     "list": Verb(ListConfig, lambda config: listing(config, recipe_summaries())),
     "convert": Verb(ConvertConfig, convert),
 }
@@ -64,6 +67,7 @@ USAGE = """usage: vitrail VERB …
   predict    classes and confidences of pictures, into a table
   embed      feature vectors of pictures, into a table
   explain    attention maps and patch features, as PNG and NPZ
+  plan       parameters, multiply-adds and memory of models, before anything is run
   list       models, weights, data sets and recipes by name
   convert    a checkpoint from one library's format to another's
 

@@ -5,6 +5,7 @@ from vitrail.jobs.embed import EmbedConfig, embed
 from vitrail.jobs.evaluate import EvaluateConfig, EvaluateResult, evaluate
 from vitrail.jobs.explain import ExplainConfig, Explanation, explain
 from vitrail.jobs.listing import ListConfig, listing
+from vitrail.jobs.plan import PlanConfig, plan
 from vitrail.jobs.predict import predict
 from vitrail.jobs.predict_config import PredictConfig
 from vitrail.jobs.probe import ProbeConfig, ProbeResult, probe
@@ -19,6 +20,7 @@ __all__ = [
     "ExplainConfig",
     "Explanation",
     "ListConfig",
+    "PlanConfig",
     "PredictConfig",
     "ProbeConfig",
     "ProbeResult",
@@ -29,6 +31,7 @@ __all__ = [
     "evaluate",
     "explain",
     "listing",
+    "plan",
     "predict",
     "probe",
     "train",

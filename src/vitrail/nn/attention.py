@@ -7,7 +7,10 @@ asks :meth:`~Mixer.weights` for the rows of interest, which are computed from th
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -23,8 +26,25 @@ Heads = Float[Tensor, "b heads n head_dim"]
 Keys = Float[Tensor, "b heads m head_dim"]
 Mask = Float[Tensor, "#b #heads #q #k"] | Bool[Tensor, "#b #heads #q #k"]
 
+Kernel = Literal["auto", "fused", "plain"]
+_kernel: ContextVar[Kernel] = ContextVar("attention kernel", default="auto")
+
 PLAIN_BELOW = 1000
 """Keys below which training on a CPU is quicker with plain products: the fused kernel's CPU backward is slow."""
+
+
+@contextmanager
+def attention_kernel(kernel: Kernel) -> Iterator[None]:
+    """Inside the ``with`` block, attention is computed in one way wherever it runs.
+
+    Args:
+        kernel: ``"fused"`` never builds the matrix of weights, ``"plain"`` always does, ``"auto"`` chooses the quicker.
+    """
+    before = _kernel.set(kernel)
+    try:
+        yield
+    finally:
+        _kernel.reset(before)
 
 
 def attention_weights(
@@ -50,8 +70,8 @@ def attend(
 
     The fused kernel, except when training short sequences on a CPU. Both give the same numbers to rounding.
     """
-    trains_on_cpu = query.device.type == "cpu" and torch.is_grad_enabled() and query.requires_grad
-    if trains_on_cpu and key.shape[-2] < PLAIN_BELOW:
+    kernel = _kernel.get()
+    if kernel == "plain" or (kernel == "auto" and _plain_is_quicker(query, key)):
         return F.dropout(attention_weights(query, key, mask), dropout) @ value
     return F.scaled_dot_product_attention(query, key, value, attn_mask=mask, dropout_p=dropout)
 
@@ -61,6 +81,11 @@ def add_masks(bias: Float[Tensor, "#b #heads #q #k"], mask: Mask | None) -> Floa
     if mask is None:
         return bias
     return bias.masked_fill(~mask, float("-inf")) if mask.dtype == torch.bool else bias + mask
+
+
+def _plain_is_quicker(query: Tensor, key: Tensor) -> bool:
+    trains_on_cpu = query.device.type == "cpu" and torch.is_grad_enabled() and query.requires_grad
+    return trains_on_cpu and key.shape[-2] < PLAIN_BELOW
 
 
 class MultiHeadAttention(Mixer):

@@ -5,8 +5,6 @@ Sources: Swin (Liu et al. 2021, section 3.2) for the shift; ViTDet (Li et al. 20
 
 from __future__ import annotations
 
-from functools import lru_cache
-
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
@@ -111,17 +109,16 @@ class _Cut:
         """Which places of a window were neighbours before the grid was rolled; None when it was not."""
         if not any(self.shift):
             return None
-        return _neighbours(self.padded, self.window, self.shift).to(device)
+        return _neighbours(self.padded, self.window, self.shift, device)
 
 
-@lru_cache(maxsize=64)
 def _neighbours(
-    padded: tuple[int, ...], window: tuple[int, int], shift: tuple[int, ...]
+    padded: tuple[int, ...], window: tuple[int, int], shift: tuple[int, ...], device: torch.device
 ) -> Bool[Tensor, "windows n2 n2"]:
     """Rolling joins opposite borders of the grid in one window: only places from the same side may see each other."""
     sides = []
     for size, side, moved in zip(padded, window, shift, strict=True):
-        place = torch.arange(size)
+        place = torch.arange(size, device=device)
         sides.append((place >= size - side).long() + (place >= size - moved).long() if moved else place * 0)
     region = (3 * sides[0][:, None] + sides[1][None, :]).double().view(1, -1, 1)
     parts = _Cut(padded, window, (0, 0)).split(region)[..., 0]
