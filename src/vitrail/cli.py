@@ -37,6 +37,7 @@ from vitrail.jobs import (
 )
 from vitrail.jobs.settings import read_config
 from vitrail.recipes import recipe_config, recipe_summaries
+from vitrail.speed.malloc import keep_freed_memory
 
 
 @dataclass(frozen=True)
@@ -88,6 +89,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         _complain(f"there is no verb {arguments[0]!r}; there are {', '.join(VERBS)}")
         sys.exit(2)
     verb = arguments[0]
+    keep_freed_memory()
     try:
         VERBS[verb].job(parse(verb, arguments[1:]))
     except Interrupted as stop:

@@ -8,6 +8,7 @@ import textwrap
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -134,6 +135,24 @@ def test_what_a_batch_holds():
     assert batch.indices.tolist() == list(range(6)) and batch.names[5] == "picture-5.png"
     assert torch.equal(batch.images[4], preprocess(source.picture(4)))
     assert next(make(PlantedSource(classes=0)).epoch(0)).labels is None
+
+
+def test_soft_labels_are_the_source_s_probabilities_and_are_mixed():
+    source = PlantedSource(count=8, classes=2)
+    with pytest.raises(VitrailError, match="no class probabilities"):
+        make(source, soft_labels=True)
+    source.probabilities = np.linspace([0, 1], [1, 0], 8, dtype=np.float32)
+    (hard,) = make(source, batch_size=8).epoch(0)
+    (soft,) = make(source, batch_size=8, soft_labels=True).epoch(0)
+    assert hard.labels is not None and soft.labels is not None
+    assert torch.equal(hard.labels, torch.from_numpy(source.labels)[hard.indices])
+    assert torch.equal(soft.labels, torch.from_numpy(source.probabilities)[soft.indices])
+    assert torch.equal(hard.images, soft.images)
+    (mixed,) = make(source, batch_size=8, soft_labels=True, mixing=Mixing(2, cutmix=0.0, smoothing=0.2)).epoch(0)
+    # Each label is shared with one neighbour of the batch, then a tenth goes to either class.
+    smooth = soft.labels * 0.8 + 0.1
+    share = (mixed.labels[0, 0] - smooth[-1, 0]) / (smooth[0, 0] - smooth[-1, 0])
+    torch.testing.assert_close(mixed.labels, share * smooth + (1 - share) * smooth.roll(1, 0))
 
 
 @pytest.mark.parametrize("workers", [0, 1])

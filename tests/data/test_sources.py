@@ -147,6 +147,39 @@ def test_csv_mistakes(class_folder, text, message):
         CsvSource(write_csv(class_folder, text))
 
 
+def test_csv_with_probabilities(class_folder):
+    rows = "apple/0.png,sweet,0.25,train,0.75\napple/1.png,sour,0.9,train,0.1\npear/0.png,sour,0.503,val,0.5\n"
+    path = write_csv(class_folder, "image,label, p:sour ,split,P:sweet\n" + rows)
+    train, val = open_data(path)
+    assert train.classes == ("sour", "sweet")
+    assert train.probabilities is not None and val.probabilities is not None
+    assert train.probabilities.dtype == np.float32
+    # In the order of the classes, whatever that of the columns.
+    assert np.allclose(train.probabilities, [[0.25, 0.75], [0.9, 0.1]])
+    # Rounded figures are made to add up; the label column stays what is evaluated.
+    assert val.probabilities.sum() == pytest.approx(1) and val.labels.tolist() == [0]
+    assert CsvSource(path, labelled=False).probabilities is None
+    assert CsvSource(write_csv(class_folder, "image,label\napple/0.png,sweet\n")).probabilities is None
+
+
+@pytest.mark.parametrize(
+    ("header", "values", "message"),
+    [
+        ("p:sour", "1", r"a column p:CLASS for every class .* not so for sweet"),
+        ("p:sour,p:sweet,p:bitter", "0.5,0.5,0", "not so for bitter"),
+        ("p:sour,p:sweet", "0.5,much", r"line 2: p:sweet is 'much', no number"),
+        ("p:sour,p:sweet", "0.5,", r"line 2: p:sweet is '', no number"),
+        ("p:sour,p:sweet", "0.5,0.6", r"line 2: the probabilities must be 0 or more and add up to 1"),
+        ("p:sour,p:sweet", "-0.5,1.5", r"line 2: the probabilities must be"),
+        ("p:sour,p:sweet", "nan,0.5", r"line 2: the probabilities must be"),
+    ],
+)
+def test_csv_probability_mistakes(class_folder, header, values, message):
+    path = write_csv(class_folder, f"image,label,{header}\napple/0.png,sweet,{values}\napple/1.png,sour,{values}\n")
+    with pytest.raises(VitrailError, match=message):
+        CsvSource(path)
+
+
 def test_csv_that_cannot_be_read(tmp_path):
     with pytest.raises(VitrailError, match=r"labels\.csv: cannot be read: No such file"):
         CsvSource(tmp_path / "labels.csv")
@@ -258,8 +291,13 @@ def test_elpv():
     source = ElpvSource()
     assert len(source) == 2624 and source.classes == ("functional", "defective")
     assert int(source.labels.sum()) == 821 and np.bincount(val.labels).tolist() == [451, 205]
-    assert np.array_equal(source.labels, source.probability > 0.5)
-    assert sorted(set(source.probability.round(3))) == [0.0, 0.333, 0.667, 1.0]
+    assert source.probabilities is not None and source.probabilities.shape == (2624, 2)
+    functional, defective = source.probabilities.T
+    assert np.array_equal(source.labels, defective > 0.5) and np.allclose(functional + defective, 1)
+    assert sorted(set(defective.round(3).tolist())) == pytest.approx([0.0, 0.333, 0.667, 1.0], abs=1e-3)
+    # The held-out half keeps its own rows.
+    assert isinstance(val, SubsetSource) and val.probabilities is not None
+    assert np.array_equal(val.probabilities, source.probabilities[val.indices])
     assert set(source.cell_type) == {"mono", "poly"}
     picture = val.picture(0)
     assert picture.size == (300, 300) and picture.mode == "L" and val.name(0).startswith("images/cell")

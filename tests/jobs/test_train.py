@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
+from PIL import Image
 from safetensors.torch import load_file
 
 from tests.jobs.tiny import tiny_config
@@ -163,3 +164,22 @@ def test_the_head_can_start_as_the_linear_probe_of_the_frozen_features(trained: 
         train(replace(still, head="prob", out=tmp_path / "typo"))
     with pytest.raises(VitrailError, match=r"\(3, 64\) weights, this model's classifier \(3, 32\)"):
         train(replace(still, head=str(tmp_path / "kept"), model_options=(), out=tmp_path / "other"))
+
+
+def test_soft_labels_teach_the_stated_probabilities_and_are_scored_on_the_labels(photos: Path, tmp_path: Path):
+    rows = [
+        f"{file},{name},{p_red}"
+        for name, p_red in (("blue", "0.4,0.6"), ("red", "1,0"))
+        for file in sorted((photos / name).iterdir())
+    ]
+    data = tmp_path / "labels.csv"
+    data.write_text("image,label,p:red,p:blue\n" + "\n".join(rows) + "\n")
+    config = replace(tiny_config(photos, tmp_path / "run"), data=str(data), smoothing=0.0, epochs=15)
+    result = train(replace(config, soft_labels=True))
+    assert result is not None and result.scores.accuracy == 1.0
+    blue = [result.artefact.preprocess(Image.open(file)) for file in sorted((photos / "blue").iterdir())]
+    red = result.artefact.model(torch.stack(blue)).softmax(dim=1)[:, result.artefact.classes.index("red")]
+    assert 0.25 < red.mean() < 0.5
+    assert "60% blue + 40% red" in (tmp_path / "run" / "report.html").read_text()
+    with pytest.raises(VitrailError, match="no class probabilities"):
+        train(replace(config, data=str(photos), soft_labels=True, out=tmp_path / "none"))

@@ -73,12 +73,13 @@ class Loader:
         on_error: ``"raise"`` at a broken picture, or ``"skip"``: the batch is then smaller, nothing replaces it.
         cache: keep decoded pictures in memory: True, False, or ``"auto"`` when they all fit (see ``make_cache``).
         timeout_s: longest wait for a batch in seconds.
+        soft_labels: batches carry the source's class probabilities ``(B, K)`` instead of its class numbers.
 
     Attributes:
         skipped: the broken pictures left out so far, each once.
 
     Raises:
-        VitrailError: a batch larger than the data set, or another impossible number.
+        VitrailError: a batch larger than the data set, or another impossible number; soft labels that are not there.
     """
 
     def __init__(
@@ -97,6 +98,7 @@ class Loader:
         on_error: OnError = "raise",
         cache: bool | Literal["auto"] = "auto",
         timeout_s: float = 120.0,
+        soft_labels: bool = False,
     ) -> None:
         if workers < 0:
             raise VitrailError(f"workers must be 0 or more, not {workers}")
@@ -104,6 +106,10 @@ class Loader:
             raise VitrailError(f"on_error must be 'raise' or 'skip', not {on_error!r}")
         if not timeout_s > 0:
             raise VitrailError(f"timeout_s must be a positive number of seconds, not {timeout_s}")
+        if soft_labels and source.probabilities is None:
+            raise VitrailError(
+                "soft labels were asked for, but this data states one class per picture and no class probabilities"
+            )
         self.source = source
         self.order = Order(len(source), batch_size, seed, shuffle, drop_last, rank, world_size)
         self.workers = workers
@@ -113,7 +119,7 @@ class Loader:
         self._plan = _Plan(self.order)
         self._hands = Hands(workers)
         cached = make_cache(source, cache)
-        self._reader = BatchReader(source, transform, mixing, seed, rank, on_error, cached, self._hands)
+        self._reader = BatchReader(source, transform, mixing, seed, rank, on_error, cached, self._hands, soft_labels)
         self._pool: DataLoader[Outcome] | None = None
         self._stream: Iterator[Outcome] = iter(())
         self._turn = 0

@@ -106,6 +106,7 @@ class BatchReader(Dataset[Outcome]):
         on_error: whether a broken picture stops the run or is left out.
         cache: where to take pixels from before asking the source, or None.
         hands: where to say what is being read.
+        soft_labels: whether labels are the source's class probabilities instead of its class numbers.
     """
 
     def __init__(
@@ -118,6 +119,7 @@ class BatchReader(Dataset[Outcome]):
         on_error: OnError,
         cache: PictureCache | None,
         hands: Hands,
+        soft_labels: bool = False,
     ) -> None:
         self.source = source
         self.transform = transform
@@ -127,6 +129,9 @@ class BatchReader(Dataset[Outcome]):
         self.on_error = on_error
         self.pixels = source.pixels if cache is None else cache.pixels
         self.hands = hands
+        self.labels: NDArray[np.int64] | NDArray[np.float32] | None = source.labels if source.classes else None
+        if soft_labels:
+            self.labels = source.probabilities
 
     def __getitem__(self, task: Task) -> Outcome:
         epoch, number, _ = task
@@ -167,7 +172,7 @@ class BatchReader(Dataset[Outcome]):
                 f"Every picture of batch {number} is broken: " + "; ".join(f"{printable(n)}: {r}" for n, r in skipped)
             )
         stacked: dict[str, Tensor] = default_collate(samples)
-        labels = torch.from_numpy(self.source.labels[kept]) if self.source.classes else None
+        labels = None if self.labels is None else torch.from_numpy(self.labels[kept])
         names = tuple(self.source.name(index) for index in kept)
         return Outcome(stacked.pop("images"), labels, torch.tensor(kept), stacked, names, tuple(skipped))
 

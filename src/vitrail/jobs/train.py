@@ -137,6 +137,7 @@ def training_loader(parts: Parts) -> Loader:
         world_size=parts.world.size,
         on_error=config.on_error,
         cache="auto" if config.cache else False,
+        soft_labels=config.soft_labels,
     )
 
 
@@ -180,6 +181,8 @@ def fingerprint(parts: Parts) -> dict[str, str]:
     for source in (parts.splits.train, parts.splits.val):
         for index in range(len(source)):
             names.update(f"{source.name(index)}\0{source.label(index)}\n".encode("utf-8", "surrogatepass"))
+    if config.soft_labels and parts.splits.train.probabilities is not None:
+        names.update(parts.splits.train.probabilities.tobytes())
     return {
         GLOBAL_BATCH: str(config.batch_size),
         "model": f"{config.model} {parts.model.config}",

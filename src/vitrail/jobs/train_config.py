@@ -39,6 +39,8 @@ class TrainConfig(Settings):
     split_seed: int = 0
     """Of that split, so that runs with other seeds are measured on the same pictures."""
 
+    soft_labels: bool = False
+    """Train on the class probabilities that the data states (elpv, columns p:CLASS of a .csv) instead of one class."""
     head: str = "fresh"
     """How the classifier starts: fresh (noise), probe (a linear probe of the frozen features), or a probe's folder."""
     tune: Literal["full", "last", "head", "lora"] = "full"

@@ -65,7 +65,7 @@ def report_run(
         metrics=out / "metrics.csv",
         confusion=scores.confusion,
         per_class=scores.per_class,
-        first_batch=_first_batch(loader, classes, preprocess),
+        first_batch=_first_batch(loader, classes, preprocess, config.smoothing),
         mistakes=_mistakes(artefact, splits, outputs),
         warnings=[f"skipped {name}: {reason}" for name, reason in facts["skipped"]],
     )
@@ -106,25 +106,26 @@ def parse_comparison(text: str) -> Comparison:
         raise VitrailError(f"compare {text!r} is not of the form 'name=per cent=source'") from None
 
 
-def _first_batch(loader: Loader, classes: tuple[str, ...], preprocess: Preprocess) -> FirstBatch:
+def _first_batch(loader: Loader, classes: tuple[str, ...], preprocess: Preprocess, smoothing: float) -> FirstBatch:
     batches = loader.epoch(0)
     batch = next(iter(batches))
     loader.close()
-    return FirstBatch(batch.images[:SHOWN], _captions(batch, classes)[:SHOWN], preprocess.mean, preprocess.std)
+    captions = _captions(batch, classes, smoothing)[:SHOWN]
+    return FirstBatch(batch.images[:SHOWN], captions, preprocess.mean, preprocess.std)
 
 
-def _captions(batch: Batch, classes: tuple[str, ...]) -> list[str]:
-    """The label of each picture, or what it was mixed from; smoothing, which all classes share, is not shown."""
+def _captions(batch: Batch, classes: tuple[str, ...], smoothing: float) -> list[str]:
+    """The label of each picture, or its class probabilities; smoothing, which all classes share, is not shown."""
     labels = batch.labels
     if labels is None:
         return list(batch.names)
     if labels.ndim == 1:
         return [classes[int(label)] for label in labels]
-    return [_mixture(row, classes) for row in labels]
+    return [_mixture(row - smoothing / len(classes), classes) for row in labels]
 
 
 def _mixture(row: Tensor, classes: tuple[str, ...]) -> str:
-    shares = (row - row.min()) / (row - row.min()).sum().clamp_min(1e-9)
+    shares = row.clamp_min(0) / row.clamp_min(0).sum().clamp_min(1e-9)
     parts = [(float(share), name) for share, name in zip(shares, classes, strict=True) if share > 0.005]
     if len(parts) == 1:
         return parts[0][1]

@@ -23,11 +23,14 @@ class Source(ABC):
     Attributes:
         classes: the classes' names by number; empty when the pictures are unlabelled.
         labels: ``(n,)`` int64 class numbers, -1 where unlabelled.
+        probabilities: ``(n, K)`` float32 class probabilities, where more is known of a picture than one class: how many
+            annotators named each, how sure they were. None where it is not.
         in_memory: whether :meth:`pixels` costs next to nothing, so that caching it would gain nothing.
     """
 
     classes: tuple[str, ...]
     labels: NDArray[np.int64]
+    probabilities: NDArray[np.float32] | None = None
     in_memory: bool = False
 
     def __len__(self) -> int:
@@ -103,6 +106,7 @@ class SubsetSource(Source):
         self.part = part
         self.classes = source.classes
         self.labels = source.labels[self.indices]
+        self.probabilities = None if source.probabilities is None else source.probabilities[self.indices]
         self.in_memory = source.in_memory
 
     def name(self, index: int) -> str:

@@ -48,10 +48,10 @@ class DigitsSource(Source):
 class ElpvSource(Source):
     """2,624 electroluminescence photographs of solar cells, grey, 300 x 300 (Deitsch et al. 2019).
 
-    A cell is ``"defective"`` when its stated defect probability is at least 0.5, as in the publication.
+    A cell is ``"defective"`` when its stated defect probability is at least 0.5, as in the publication. The
+    probability itself (0, 1/3, 2/3 or 1: whether the expert saw a defect, and how surely) is in ``probabilities``.
 
     Attributes:
-        probability: ``(n,)`` float64, the defect probability: 0, 1/3, 2/3 or 1.
         cell_type: ``(n,)`` text, ``"mono"`` or ``"poly"`` (crystalline).
 
     Raises:
@@ -67,10 +67,11 @@ class ElpvSource(Source):
         if not rows or any(len(row) != 3 for row in rows):
             raise VitrailError("elpv_dataset/data/labels.csv: every line should hold a path, a probability and a type")
         self._names = [row[0] for row in rows]
-        self.probability = np.array([float(row[1]) for row in rows])
+        defect = np.array([float(row[1]) for row in rows], dtype=np.float32)
+        self.probabilities = np.stack([1 - defect, defect], axis=1)
         self.cell_type = np.array([row[2] for row in rows])
         self.classes = ("functional", "defective")
-        self.labels = (self.probability >= 0.5).astype(np.int64)
+        self.labels = (defect >= 0.5).astype(np.int64)
 
     def name(self, index: int) -> str:
         """The path within the package's data folder."""

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image
 
 from vitrail.contracts import VitrailError
@@ -15,6 +16,7 @@ from vitrail.data.picture import printable, read_picture
 from vitrail.data.sources.base import PackedNames, Source
 
 Part = Literal["train", "val"]
+_PROBABILITY = "p:"
 _PARTS: dict[str, Part] = {
     "train": "train",
     "training": "train",
@@ -30,14 +32,17 @@ class _Row(NamedTuple):
     path: str
     label: str
     part: str
+    probabilities: dict[str, float]
 
 
 class CsvSource(Source):
     """Pictures listed in a CSV file with a header line.
 
     Columns: ``image`` (a path, relative to the CSV file's folder or absolute), ``label`` (any text), and optionally
-    ``split`` (``train``; ``val``, ``valid``, ``validation`` or ``test``). Others are ignored. UTF-8, comma-separated.
-    Classes are the labels of the whole file, sorted; as numbers where all of them are whole numbers.
+    ``split`` (``train``; ``val``, ``valid``, ``validation`` or ``test``). Where annotators disagreed, a column
+    ``p:CLASS`` for each class may give its probability in the picture (each row adds up to 1). Others are ignored.
+    UTF-8, comma-separated. Classes are the labels of the whole file, sorted; as numbers where all of them are whole
+    numbers.
 
     Args:
         path: the CSV file.
@@ -47,7 +52,7 @@ class CsvSource(Source):
 
     Raises:
         VitrailError: unreadable, columns missing, no rows, rows without label, a picture listed with two labels or in
-            both splits, files that do not exist (each named with its line).
+            both splits, probabilities that are none, files that do not exist (each named with its line).
     """
 
     def __init__(
@@ -73,6 +78,8 @@ class CsvSource(Source):
         self.paths = PackedNames(row.path for row in rows)
         numbers = {label: number for number, label in enumerate(self.classes)}
         self.labels = np.array([numbers.get(row.label, -1) for row in rows], dtype=np.int64)
+        if any(row.probabilities for row in rows):
+            self.probabilities = _probabilities(self.path, rows, self.classes)
 
     def name(self, index: int) -> str:
         """The picture's path."""
@@ -121,7 +128,30 @@ def _row(path: Path, line: int, values: dict[str, str], columns: dict[str, str],
         raise VitrailError(f"{_shown(path)}, line {line}: {printable(image)} has no label")
     if "split" in columns and part not in _PARTS:
         raise VitrailError(f"{_shown(path)}, line {line}: split is {part!r}; known are {', '.join(_PARTS)}")
-    return _Row(line, os.fspath(path.parent / image), label, _PARTS.get(part, ""))
+    probabilities: dict[str, float] = {}
+    for column in columns.values() if labelled else ():
+        if column.strip().lower().startswith(_PROBABILITY):
+            value = (values.get(column) or "").strip()
+            try:
+                probabilities[column.strip()[len(_PROBABILITY) :].strip()] = float(value)
+            except ValueError:
+                raise VitrailError(f"{_shown(path)}, line {line}: {column.strip()} is {value!r}, no number") from None
+    return _Row(line, os.fspath(path.parent / image), label, _PARTS.get(part, ""), probabilities)
+
+
+def _probabilities(path: Path, rows: list[_Row], classes: tuple[str, ...]) -> NDArray[np.float32]:
+    if differing := sorted(set(classes) ^ set(rows[0].probabilities)):
+        raise VitrailError(
+            f"{_shown(path)}: there must be a column {_PROBABILITY}CLASS for every class of the label column and no "
+            f"other; not so for {', '.join(differing)}"
+        )
+    table = np.array([[row.probabilities[name] for name in classes] for row in rows], dtype=np.float32)
+    # Written so that a NaN is refused too.
+    wrong = np.flatnonzero(~((table >= 0).all(axis=1) & (np.abs(table.sum(axis=1) - 1) < 0.01)))
+    if wrong.size:
+        line = rows[int(wrong[0])].line
+        raise VitrailError(f"{_shown(path)}, line {line}: the probabilities must be 0 or more and add up to 1")
+    return table / table.sum(axis=1, keepdims=True)
 
 
 def _check_unique(path: Path, rows: list[_Row]) -> None:
