@@ -2,6 +2,8 @@
 
 from vitrail.models.backbone import Backbone
 from vitrail.models.catalogue import FAMILIES, MODELS, build, build_unfilled, config_of, list_models, with_overrides
+from vitrail.models.dit import DiffusionTransformer, DiTConfig
+from vitrail.models.dit_sample import sample_latents
 from vitrail.models.model import Model, ModelConfig
 from vitrail.models.plain import Plain, PlainConfig
 from vitrail.models.vit import VisionTransformer, ViTConfig
@@ -10,6 +12,8 @@ __all__ = [
     "FAMILIES",
     "MODELS",
     "Backbone",
+    "DiTConfig",
+    "DiffusionTransformer",
     "Model",
     "ModelConfig",
     "Plain",
@@ -20,5 +24,6 @@ __all__ = [
     "build_unfilled",
     "config_of",
     "list_models",
+    "sample_latents",
     "with_overrides",
 ]

@@ -11,14 +11,17 @@ from typing import Any
 import torch
 
 from vitrail.contracts import VitrailError
+from vitrail.models.dit import DIT_MODELS, DiffusionTransformer, DiTConfig
 from vitrail.models.model import Model, ModelConfig
 from vitrail.models.vit import VIT_MODELS, VisionTransformer, ViTConfig
 
 FAMILIES: dict[type[ModelConfig], Callable[[Any], Model]] = {
     ViTConfig: VisionTransformer,
+    DiTConfig: DiffusionTransformer,
 }
 MODELS: dict[str, ModelConfig] = {
     **VIT_MODELS,
+    **DIT_MODELS,
 }
 
 

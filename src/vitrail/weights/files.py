@@ -52,6 +52,8 @@ WEIGHT_FILES = (
     "model.safetensors.index.json",
     "pytorch_model.bin",
     "pytorch_model.bin.index.json",
+    "diffusion_pytorch_model.safetensors",
+    "diffusion_pytorch_model.bin",
 )
 """What a folder is searched for, in this order."""
 
@@ -203,7 +205,7 @@ def _read_shards(index: Path) -> dict[str, Tensor]:
 
 # ---------------------------------------------------------------------- pickles, without the code
 
-WRAPPERS = ("teacher", "model_ema", "model", "state_dict", "student", "module")
+WRAPPERS = ("teacher", "model_ema", "ema", "model", "state_dict", "student", "module")
 """Keys under which training scripts put the weights; the first that is there is taken."""
 
 

@@ -6,8 +6,8 @@ from dataclasses import fields, replace
 
 import torch
 
-from vitrail.models import Model, ModelConfig, ViTConfig, build, build_unfilled
-from vitrail.weights import adapt_vit
+from vitrail.models import DiTConfig, Model, ModelConfig, ViTConfig, build, build_unfilled
+from vitrail.weights import adapt_vit, dit
 from vitrail.weights.account import Account, shorten
 from vitrail.weights.adapt import Adaptation
 from vitrail.weights.files import CheckpointError
@@ -15,6 +15,7 @@ from vitrail.weights.names import State, Translated
 
 ADAPTATIONS: dict[type[ModelConfig], Adaptation] = {
     ViTConfig: adapt_vit.ADAPTATION,
+    DiTConfig: dit.ADAPTATION,
 }
 
 FRESH = "not in the checkpoint: initialised anew"

@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 
 from vitrail.models import build
-from vitrail.weights import dinov2, google, hf, mae, timm
+from vitrail.weights import dinov2, dit, google, hf, mae, timm
 from vitrail.weights.account import Account, shorten
 from vitrail.weights.artefact import is_artefact, read_artefact
 from vitrail.weights.dinov2_onnx import read_onnx
@@ -17,7 +17,14 @@ from vitrail.weights.files import CheckpointError, read_raw
 from vitrail.weights.names import Format, Translated
 from vitrail.weights.preprocessing import stored_preprocess
 
-FORMATS: tuple[Format, ...] = (mae.FORMAT, dinov2.FORMAT, hf.FORMAT, google.FORMAT, timm.FORMAT)
+FORMATS: tuple[Format, ...] = (
+    mae.FORMAT,
+    *dit.FORMATS,
+    dinov2.FORMAT,
+    hf.FORMAT,
+    google.FORMAT,
+    timm.FORMAT,
+)
 
 
 def recognise(names: Iterable[str], source: str = "these names") -> Format:
@@ -51,7 +58,7 @@ def translate_file(path: str | Path) -> Translated:
     else:
         raw = read_raw(path)
         translated = recognise(raw.tensors, str(raw.path)).read(raw)
-        translated = replace(translated, preprocess=stored_preprocess(raw))
+        translated = replace(translated, preprocess=stored_preprocess(raw) or translated.preprocess)
         if raw.wrappers:
             translated.account.notes.append(f"the weights are those under {' › '.join(map(repr, raw.wrappers))}")
     _require_complete(translated)
