@@ -2,6 +2,8 @@
 
 from vitrail.models.backbone import Backbone
 from vitrail.models.catalogue import FAMILIES, MODELS, build, build_unfilled, config_of, list_models, with_overrides
+from vitrail.models.conv import ConvNeXt, ConvNeXtConfig, ResNet, ResNetConfig
+from vitrail.models.dinov3 import DINOv3, DINOv3Config
 from vitrail.models.dit import DiffusionTransformer, DiTConfig
 from vitrail.models.dit_sample import sample_latents
 from vitrail.models.model import Model, ModelConfig
@@ -12,12 +14,18 @@ __all__ = [
     "FAMILIES",
     "MODELS",
     "Backbone",
+    "ConvNeXt",
+    "ConvNeXtConfig",
+    "DINOv3",
+    "DINOv3Config",
     "DiTConfig",
     "DiffusionTransformer",
     "Model",
     "ModelConfig",
     "Plain",
     "PlainConfig",
+    "ResNet",
+    "ResNetConfig",
     "ViTConfig",
     "VisionTransformer",
     "build",

@@ -5,8 +5,9 @@ from __future__ import annotations
 from abc import abstractmethod
 
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, nn
 
+from vitrail.contracts import VitrailError
 from vitrail.models.model import ConfigT, Model
 from vitrail.nn.tokens import Tokens
 
@@ -44,3 +45,15 @@ class Backbone(Model[ConfigT]):
         """Logits ``(B, num_classes)``, or the pooled features when there is no classifier."""
         tokens = self.features(images)
         return self.classify(tokens) if self.num_classes else self.pool(tokens)
+
+
+def copy_linear(head: nn.Module, weight: Float[Tensor, "k f"], bias: Float[Tensor, " k"]) -> None:
+    """Give a classifier the values of another linear layer.
+
+    Raises:
+        VitrailError: it has another shape, or there is none.
+    """
+    if not isinstance(head, nn.Linear) or head.weight.shape != weight.shape:
+        raise VitrailError(f"a classifier of {tuple(weight.shape)} does not fit {head}")
+    head.weight.copy_(weight)
+    head.bias.copy_(bias)

@@ -11,16 +11,23 @@ from typing import Any
 import torch
 
 from vitrail.contracts import VitrailError
+from vitrail.models.conv import CONV_MODELS, ConvNeXt, ConvNeXtConfig, ResNet, ResNetConfig
+from vitrail.models.dinov3 import DINOV3_MODELS, DINOv3, DINOv3Config
 from vitrail.models.dit import DIT_MODELS, DiffusionTransformer, DiTConfig
 from vitrail.models.model import Model, ModelConfig
 from vitrail.models.vit import VIT_MODELS, VisionTransformer, ViTConfig
 
 FAMILIES: dict[type[ModelConfig], Callable[[Any], Model]] = {
     ViTConfig: VisionTransformer,
+    DINOv3Config: DINOv3,
+    ResNetConfig: ResNet,
+    ConvNeXtConfig: ConvNeXt,
     DiTConfig: DiffusionTransformer,
 }
 MODELS: dict[str, ModelConfig] = {
     **VIT_MODELS,
+    **DINOV3_MODELS,
+    **CONV_MODELS,
     **DIT_MODELS,
 }
 
@@ -44,7 +51,7 @@ def config_of(name: str, overrides: Mapping[str, Any] | None = None) -> ModelCon
 
 
 def with_overrides(config: ModelConfig, overrides: Mapping[str, Any], name: str) -> ModelConfig:
-    """A config with some fields replaced.
+    """A config with some fields replaced; lists, as YAML and JSON have them, become tuples.
 
     Raises:
         VitrailError: an unknown field, with those there are; or values that do not fit together.
@@ -53,7 +60,7 @@ def with_overrides(config: ModelConfig, overrides: Mapping[str, Any], name: str)
     unknown = sorted(set(overrides) - known)
     if unknown:
         raise VitrailError(f"{name} has no option {', '.join(unknown)}; it has {', '.join(sorted(known))}")
-    return replace(config, **overrides)
+    return replace(config, **{name: tuple(v) if isinstance(v, list) else v for name, v in overrides.items()})
 
 
 def build(config: ModelConfig) -> Model:

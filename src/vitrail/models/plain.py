@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from vitrail.contracts import Role, VitrailError
 from vitrail.heads.pool import POOLS, PoolName, pooled_width
-from vitrail.models.backbone import Backbone
+from vitrail.models.backbone import Backbone, copy_linear
 from vitrail.models.model import ModelConfig
 from vitrail.nn.block import Norm
 from vitrail.nn.context import NO_CONTEXT, Context
@@ -220,10 +220,7 @@ class Plain(Backbone[PlainT]):
     @torch.no_grad()
     def set_classifier(self, weight: Float[Tensor, "k f"], bias: Float[Tensor, " k"]) -> None:
         """Give the class head these values; a distillation head is left as it is."""
-        if not isinstance(self.head, nn.Linear) or self.head.weight.shape != weight.shape:
-            raise VitrailError(f"a classifier of {tuple(weight.shape)} does not fit {self.head}")
-        self.head.weight.copy_(weight)
-        self.head.bias.copy_(bias)
+        copy_linear(self.head, weight, bias)
 
     def roles(self) -> dict[str, Role]:
         """Embedding 0, block ``i`` at ``i + 1``, the rest last; decay for matrices only, not tokens or positions."""

@@ -1,11 +1,13 @@
-"""The Vision Transformer: ViT, DeiT and DINOv2 are this class with other numbers.
+"""The Vision Transformer: ViT, DeiT, DINO and DINOv2 are this class with other numbers.
 
-Sources: ViT (Dosovitskiy et al. 2021), DeiT (Touvron et al. 2021), DINOv2 (Oquab et al. 2023), registers (Darcet et al.
-2024). Parameter names are the ones that timm, DeiT, DINO, DINOv2 and MAE share.
+Sources: ViT (Dosovitskiy et al. 2021), DeiT (Touvron et al. 2021), DINO (Caron et al. 2021), DINOv2 (Oquab et al.
+2023), registers (Darcet et al. 2024), the parallel block (ViT-22B, Dehghani et al. 2023, section 2.1). Parameter names
+are the ones that timm, DeiT, DINO, DINOv2 and MAE share.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
 from math import prod
@@ -19,25 +21,14 @@ from vitrail.contracts import VitrailError
 from vitrail.models.plain import Plain, PlainConfig, token
 from vitrail.nn.attention import Attention
 from vitrail.nn.block import Block, Norm, ParallelBlock
-from vitrail.nn.embed import (
-    Fit,
-    PatchEmbed,
-    as_pair,
-    pad_to_patches,
-    patch_grid,
-    require_whole_patches,
-    resize_to_patches,
-)
+from vitrail.nn.embed import FITS, FitName, PatchEmbed, as_pair, patch_grid, require_fitting_size
 from vitrail.nn.init import INITS, InitName
-from vitrail.nn.mlp import Mlp, SwiGLU, swiglu_hidden
+from vitrail.nn.mlp import MLPS, MlpName
 from vitrail.nn.position import RESIZES, ResizeName, resize_positions, sincos_2d
 from vitrail.nn.tokens import Grid, Tokens
 
-FITS: dict[str, Fit] = {
-    "error": require_whole_patches,
-    "pad": pad_to_patches,
-    "resize": resize_to_patches,
-}
+NormName = Literal["layer", "rms"]
+NORMS: dict[NormName, Callable[..., nn.Module]] = {"layer": nn.LayerNorm, "rms": nn.RMSNorm}
 
 
 @dataclass(frozen=True)
@@ -48,6 +39,7 @@ class ViTConfig(PlainConfig):
         mlp: ``"gelu"`` or ``"swiglu"`` (its ``mlp_ratio`` is the one before the two-thirds rule).
         block: ``"pre_norm"``, or ``"parallel"`` (ViT-22B).
         qkv_bias, qk_norm: bias of the joint projection; norm of queries and keys.
+        norm: every norm's kind: ``"layer"``, or ``"rms"`` (without bias and centring: ViT-22B).
         distilled: whether there is a distillation token.
         positions: ``"learned"`` or ``"sincos"`` (fixed).
         class_position: whether prefix tokens (not registers) have rows in the position table.
@@ -56,25 +48,20 @@ class ViTConfig(PlainConfig):
         init: the school of initialisation.
     """
 
-    mlp: Literal["gelu", "swiglu"] = "gelu"
+    mlp: MlpName = "gelu"
     block: Literal["pre_norm", "parallel"] = "pre_norm"
     qkv_bias: bool = True
     qk_norm: bool = False
+    norm: NormName = "layer"
     distilled: bool = False
     positions: Literal["learned", "sincos"] = "learned"
     class_position: bool = True
     pos_resize: ResizeName = "bicubic_antialias"
-    fit: Literal["error", "pad", "resize"] = "error"
+    fit: FitName = "error"
     init: InitName = "trunc_normal"
 
     def __post_init__(self) -> None:
-        size, patch = as_pair(self.img_size), as_pair(self.patch_size)
-        if self.fit == "error" and any(s < p or s % p for s, p in zip(size, patch, strict=True)):
-            raise VitrailError(
-                f"img_size {size[0]}x{size[1]} is not a multiple of patch_size {patch[0]}x{patch[1]}: choose "
-                f"another size (such as {-(-size[0] // patch[0]) * patch[0]}x{-(-size[1] // patch[1]) * patch[1]}), "
-                "or fit='pad' or fit='resize'"
-            )
+        require_fitting_size(self.img_size, self.patch_size, self.fit)
         if self.distilled and not self.class_token:
             raise VitrailError("distilled=True needs class_token=True: DeiT's two heads read two tokens")
         super().__post_init__()
@@ -99,10 +86,7 @@ def _make_block(config: ViTConfig, norm: Norm, drop_path: float) -> nn.Module:
         attention_dropout=config.attention_dropout,
         dropout=config.dropout,
     )
-    if config.mlp == "swiglu":
-        mlp: nn.Module = SwiGLU(dim, swiglu_hidden(dim, config.mlp_ratio), dropout=config.dropout)
-    else:
-        mlp = Mlp(dim, int(dim * config.mlp_ratio), dropout=config.dropout)
+    mlp = MLPS[config.mlp](dim, config.mlp_ratio, config.dropout)
     make = {"pre_norm": Block, "parallel": ParallelBlock}[config.block]
     return make(dim, mixer, mlp, norm, config.layer_scale, drop_path)
 
@@ -145,7 +129,7 @@ class VisionTransformer(Plain[ViTConfig]):
             "dropout": dropout,
         }
         config = replace(config or ViTConfig(), **{name: v for name, v in named.items() if v is not None})
-        norm = partial(nn.LayerNorm, eps=config.norm_eps)
+        norm = partial(NORMS[config.norm], eps=config.norm_eps)
         patches = PatchEmbed(config.patch_size, config.in_channels, config.embed_dim, FITS[config.fit])
         super().__init__(config, patches, partial(_make_block, config, norm), norm)
         self.dist_token = token(1, config.embed_dim) if config.distilled else None
@@ -208,6 +192,15 @@ def _sizes() -> dict[str, ViTConfig]:
         table[f"deit_{size}_distilled_patch16_224"] = replace(sizes[size], distilled=True)
     table["deit_base_patch16_384"] = replace(sizes["base"], img_size=384)
     table["deit_base_distilled_patch16_384"] = replace(sizes["base"], img_size=384, distilled=True)
+    for size in ("small", "base"):
+        for patch in (8, 16):
+            table[f"vit_{size}_patch{patch}_dino"] = replace(
+                sizes[size], patch_size=patch, num_classes=0, pos_resize="bicubic_offset"
+            )
+    for size in ("tiny", "small", "base", "large"):
+        table[f"vit_parallel_{size}_patch16_224"] = replace(
+            sizes[size], block="parallel", qk_norm=True, qkv_bias=False, norm="rms"
+        )
     dino = {
         **sizes,
         "giant": ViTConfig(embed_dim=1536, depth=40, num_heads=24, mlp="swiglu"),

@@ -178,7 +178,7 @@ class Attention(MultiHeadAttention):
         query, key, value = qkv.permute(2, 0, 3, 1, 4).unbind(0)
         query, key = self.q_norm(query), self.k_norm(key)
         if context.rotary is not None:
-            query, key = (rotate(heads, context.rotary, tokens.prefix) for heads in (query, key))
+            query, key = (rotate(heads, context.rotary, tokens.prefix, tokens.keep) for heads in (query, key))
         return query, key, value
 
     def mask(self, query: Heads, tokens: Tokens, context: Context) -> Mask | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Literal
 
 import torch.nn.functional as F
 from jaxtyping import Float
@@ -55,6 +56,29 @@ def resize_to_patches(images: Float[Tensor, "b c h w"], patch: Size) -> Float[Te
     if (height, width) == tuple(images.shape[-2:]):
         return images
     return F.interpolate(images, (height, width), mode="bilinear", align_corners=False, antialias=True)
+
+
+FitName = Literal["error", "pad", "resize"]
+FITS: dict[FitName, Fit] = {
+    "error": require_whole_patches,
+    "pad": pad_to_patches,
+    "resize": resize_to_patches,
+}
+
+
+def require_fitting_size(img_size: int | Size, patch_size: int | Size, fit: FitName) -> None:
+    """Refuse to build a model for pictures that it would refuse.
+
+    Raises:
+        VitrailError: naming a size that works.
+    """
+    size, patch = as_pair(img_size), as_pair(patch_size)
+    if fit == "error" and any(s < p or s % p for s, p in zip(size, patch, strict=True)):
+        raise VitrailError(
+            f"img_size {size[0]}x{size[1]} is not a multiple of patch_size {patch[0]}x{patch[1]}: choose "
+            f"another size (such as {-(-size[0] // patch[0]) * patch[0]}x{-(-size[1] // patch[1]) * patch[1]}), "
+            "or fit='pad' or fit='resize'"
+        )
 
 
 class PatchEmbed(nn.Module):

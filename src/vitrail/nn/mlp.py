@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Literal
 
 import torch.nn.functional as F
 from jaxtyping import Float
@@ -57,3 +58,11 @@ class SwiGLU(nn.Module):
 def swiglu_hidden(dim: int, mlp_ratio: float) -> int:
     """Gate width that costs as much as an :class:`Mlp` of ``mlp_ratio``: two thirds of it, rounded up to 8."""
     return (int(int(dim * mlp_ratio) * 2 / 3) + 7) // 8 * 8
+
+
+MlpName = Literal["gelu", "swiglu"]
+MLPS: dict[MlpName, Callable[[int, float, float], nn.Module]] = {
+    "gelu": lambda dim, ratio, dropout: Mlp(dim, int(dim * ratio), dropout=dropout),
+    "swiglu": lambda dim, ratio, dropout: SwiGLU(dim, swiglu_hidden(dim, ratio), dropout=dropout),
+}
+"""An MLP by its name; each is made from the token width, the ratio of the hidden width and the dropout."""

@@ -9,20 +9,30 @@ from __future__ import annotations
 import math
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from vitrail.nn.context import Rotary
 from vitrail.nn.tokens import Grid
 
 
-def rotate(heads: Float[Tensor, "b heads n d"], rotary: Rotary, prefix: int) -> Float[Tensor, "b heads n d"]:
-    """The patches' heads turned by their angles; the first ``prefix`` tokens stay.
+def rotate(
+    heads: Float[Tensor, "b heads n d"], rotary: Rotary, prefix: int, keep: Int[Tensor, "b k"] | None = None
+) -> Float[Tensor, "b heads n d"]:
+    """The patches' heads turned by the angles of their places; the first ``prefix`` tokens stay.
 
     Channel ``i`` of the first half is turned together with channel ``i`` of the second.
+
+    Args:
+        heads: queries or keys.
+        rotary: angles of every patch of the grid.
+        prefix: leading tokens that are no patches.
+        keep: which patches of the grid are present, None for all.
     """
     patches = heads[:, :, prefix:]
     cos, sin = (table.to(heads.dtype) for table in rotary)
+    if keep is not None:
+        cos, sin = cos[keep].unsqueeze(1), sin[keep].unsqueeze(1)
     first, second = patches.chunk(2, dim=-1)
     turned = patches * cos + torch.cat([-second, first], dim=-1) * sin
     return torch.cat([heads[:, :, :prefix], turned], dim=2) if prefix else turned

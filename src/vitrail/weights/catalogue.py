@@ -55,6 +55,12 @@ SQUASHED = Preprocess(crop=1.0, resize="squash", interpolation="bilinear", mean=
 DEIT = Preprocess(crop=0.9, mean=IMAGENET_MEAN, std=IMAGENET_STD)
 DINOV2 = Preprocess(size=(518, 518), crop=1.0, mean=IMAGENET_MEAN, std=IMAGENET_STD)
 DINOV2_CLASSIFY = Preprocess(crop=crop_share(224, 256), mean=IMAGENET_MEAN, std=IMAGENET_STD)
+DINOV3 = Preprocess(size=(256, 256), crop=1.0, mean=IMAGENET_MEAN, std=IMAGENET_STD)
+DINOV3_SQUASHED = Preprocess(crop=1.0, resize="squash", interpolation="bilinear", mean=IMAGENET_MEAN, std=IMAGENET_STD)
+SATELLITE_MEAN, SATELLITE_STD = (0.430, 0.411, 0.296), (0.213, 0.156, 0.143)
+RESNET = Preprocess(crop=0.875, interpolation="bilinear", mean=IMAGENET_MEAN, std=IMAGENET_STD)
+RESNET_A1 = Preprocess(crop=0.95, mean=IMAGENET_MEAN, std=IMAGENET_STD)
+CONVNEXT = Preprocess(crop=0.875, mean=IMAGENET_MEAN, std=IMAGENET_STD)
 DEIT_SQUASHED = replace(DINOV2_CLASSIFY, resize="squash")
 
 TAGS: dict[str, tuple[str, ...]] = {
@@ -91,21 +97,42 @@ TAGS: dict[str, tuple[str, ...]] = {
         for size in ("small", "base", "large", "giant")
         for variant in ("", "reg4_")
     },
+    **{f"vit_{size}_patch16_dinov3": ("lvd1689m",) for size in ("small", "small_plus", "base", "huge_plus")},
+    **{f"vit_{size}_patch16_dinov3": ("lvd1689m", "sat493m") for size in ("large", "7b")},
+    **{f"resnet{depth}": ("a1_in1k", "tv_in1k") for depth in (18, 34, 50, 101, 152)},
+    **{f"convnext_{size}": ("fb_in22k_ft_in1k", "fb_in1k") for size in ("tiny", "small", "base", "large")},
 }
 """timm's tags of each architecture; the first is the one meant when none is named."""
 
 
+PREPROCESS: dict[str, Preprocess] = {
+    **dict.fromkeys(("dino", "mae", "fb_in1k"), DEIT),
+    "lvd142m": DINOV2,
+    "lvd1689m": DINOV3,
+    "sat493m": replace(DINOV3, mean=SATELLITE_MEAN, std=SATELLITE_STD),
+    "tv_in1k": RESNET,
+    "a1_in1k": RESNET_A1,
+}
+"""By tag; the tags that are left out are AugReg's."""
+LICENCES = {
+    "mae": "CC-BY-NC-4.0",
+    "tv_in1k": "BSD-3-Clause",
+    "lvd1689m": "LicenseRef-DINOv3",
+    "sat493m": "LicenseRef-DINOv3",
+}
+"""By tag; the others are Apache-2.0."""
+
+
 def _timm(architecture: str, tag: str) -> Pretrained:
-    authors = {"dino": DEIT, "mae": DEIT, "fb_in1k": DEIT, "lvd142m": DINOV2}
-    preprocess = authors.get(tag, AUGREG)
+    preprocess = CONVNEXT if architecture.startswith("convnext") else PREPROCESS.get(tag, AUGREG)
     if architecture.endswith("_384"):
         preprocess = replace(preprocess, size=(384, 384), crop=1.0)
     offset = tag == "dino" or (tag == "lvd142m" and "reg4" not in architecture)
     return Pretrained(
         f"{architecture}.{tag}",
-        architecture,
+        architecture.replace("_224", "_dino") if tag == "dino" else architecture,
         f"timm/{architecture}.{tag}",
-        "CC-BY-NC-4.0" if tag == "mae" else "Apache-2.0",
+        LICENCES.get(tag, "Apache-2.0"),
         preprocess,
         pos_resize="bicubic_offset" if offset else None,
         package=packaged if architecture == "vit_small_patch14_dinov2" else None,
@@ -138,12 +165,33 @@ def _entries() -> dict[str, Pretrained]:
             (registers, f"vit_{size}_patch14_reg4_dinov2", None),
         ):
             table[repo] = Pretrained(repo, model, repo, "Apache-2.0", DINOV2_CLASSIFY, package=finder)
-    # The names that DINO's authors gave their models.
+    table |= _dinov3(table)
+    # The names that DINO's authors gave their models, and those of our table.
     for short, size in (("s", "small"), ("b", "base")):
         for patch in (16, 8):
             entry = table[f"vit_{size}_patch{patch}_224.dino"]
-            table[f"dino_vit{short}{patch}"] = replace(entry, name=f"dino_vit{short}{patch}")
+            for name in (f"dino_vit{short}{patch}", f"vit_{size}_patch{patch}_dino"):
+                table[name] = replace(entry, name=name)
     return table
+
+
+def _dinov3(table: dict[str, Pretrained]) -> dict[str, Pretrained]:
+    """The authors' repositories in Transformers' naming, and timm's files that still have their biases (all zero)."""
+    found: dict[str, Pretrained] = {}
+    satellite = replace(DINOV3_SQUASHED, mean=SATELLITE_MEAN, std=SATELLITE_STD)
+    for short, size, tags in (
+        *(("s", "small", ("lvd1689m",)), ("splus", "small_plus", ("lvd1689m",)), ("b", "base", ("lvd1689m",))),
+        *(("l", "large", ("lvd1689m", "sat493m")), ("hplus", "huge_plus", ("lvd1689m",))),
+        ("7b", "7b", ("lvd1689m", "sat493m")),
+    ):
+        for tag in tags:
+            repo, model = f"facebook/dinov3-vit{short}16-pretrain-{tag}", f"vit_{size}_patch16_dinov3"
+            preprocess = satellite if tag == "sat493m" else DINOV3_SQUASHED
+            found[repo] = Pretrained(repo, model, repo, LICENCES[tag], preprocess)
+            if size != "7b":
+                name = f"{model}_qkvb.{tag}"
+                found[name] = replace(table[f"{model}.{tag}"], name=name, repo=f"timm/{name}")
+    return found
 
 
 PRETRAINED: dict[str, Pretrained] = _entries()

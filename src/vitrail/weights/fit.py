@@ -6,8 +6,18 @@ from dataclasses import fields, replace
 
 import torch
 
-from vitrail.models import DiTConfig, Model, ModelConfig, ViTConfig, build, build_unfilled
-from vitrail.weights import adapt_vit, dit
+from vitrail.models import (
+    ConvNeXtConfig,
+    DINOv3Config,
+    DiTConfig,
+    Model,
+    ModelConfig,
+    ResNetConfig,
+    ViTConfig,
+    build,
+    build_unfilled,
+)
+from vitrail.weights import adapt_conv, adapt_dinov3, adapt_vit, dit
 from vitrail.weights.account import Account, shorten
 from vitrail.weights.adapt import Adaptation
 from vitrail.weights.files import CheckpointError
@@ -15,6 +25,9 @@ from vitrail.weights.names import State, Translated
 
 ADAPTATIONS: dict[type[ModelConfig], Adaptation] = {
     ViTConfig: adapt_vit.ADAPTATION,
+    DINOv3Config: adapt_dinov3.ADAPTATION,
+    ResNetConfig: adapt_conv.RESNET,
+    ConvNeXtConfig: adapt_conv.CONVNEXT,
     DiTConfig: dit.ADAPTATION,
 }
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 
 from vitrail.models import build
-from vitrail.weights import dinov2, dit, google, hf, mae, timm
+from vitrail.weights import conv, dinov2, dinov3, dit, google, hf, mae, timm
 from vitrail.weights.account import Account, shorten
 from vitrail.weights.artefact import is_artefact, read_artefact
 from vitrail.weights.dinov2_onnx import read_onnx
@@ -18,6 +18,8 @@ from vitrail.weights.names import Format, Translated
 from vitrail.weights.preprocessing import stored_preprocess
 
 FORMATS: tuple[Format, ...] = (
+    *dinov3.FORMATS,
+    *conv.FORMATS,
     mae.FORMAT,
     *dit.FORMATS,
     dinov2.FORMAT,

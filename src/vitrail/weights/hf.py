@@ -205,6 +205,7 @@ def kind_of(config: ViTConfig) -> str:
         "it has no class token, or none with a position": not (config.class_token and config.class_position),
         "its block is parallel": config.block != "pre_norm",
         "its queries and keys are normalised": config.qk_norm,
+        "its norms are RMS norms": config.norm != "layer",
         "its norm stands behind the pool": config.pool_norm,
         "its MLP is gated but it has no layer scale": config.mlp == "swiglu" and not dino,
         "it has registers but no layer scale": bool(config.registers) and not dino,

@@ -5,13 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
 
 from torch import Tensor
 
 from vitrail.heads import PoolName
 from vitrail.models import ViTConfig
-from vitrail.nn.mlp import swiglu_hidden
+from vitrail.nn.mlp import MlpName, swiglu_hidden
 from vitrail.nn.position import ResizeName
 from vitrail.weights.files import CheckpointError
 from vitrail.weights.names import blocks_in
@@ -62,12 +61,12 @@ def infer_config(state: Mapping[str, Tensor], hints: Hints, source: str) -> ViTC
     distilled = "dist_token" in state
     class_token = "cls_token" in state
     img_size, class_position = _positions(state, patch_size, class_token + distilled, hints, source)
-    mlp, ratio = _mlp(state, dim, source)
+    mlp, ratio = mlp_of(state, dim, source)
     pool = hints.pool or _pool(state, class_token)
     head = state.get("head.weight")
     return ViTConfig(
-        img_size=_simplest(img_size),
-        patch_size=_simplest(patch_size),
+        img_size=simplest(img_size),
+        patch_size=simplest(patch_size),
         in_channels=channels,
         num_classes=0 if head is None else head.shape[0],
         embed_dim=dim,
@@ -91,7 +90,8 @@ def infer_config(state: Mapping[str, Tensor], hints: Hints, source: str) -> ViTC
     )
 
 
-def _simplest(size: tuple[int, int]) -> int | tuple[int, int]:
+def simplest(size: tuple[int, int]) -> int | tuple[int, int]:
+    """One number for a square."""
     return size[0] if size[0] == size[1] else size
 
 
@@ -114,7 +114,8 @@ def _positions(
     )
 
 
-def _mlp(state: Mapping[str, Tensor], dim: int, source: str) -> tuple[Literal["gelu", "swiglu"], float]:
+def mlp_of(state: Mapping[str, Tensor], dim: int, source: str) -> tuple[MlpName, float]:
+    """Kind of the MLP and its ``mlp_ratio``, from its weights by our names."""
     gate = state.get("blocks.0.mlp.w12.weight")
     if gate is not None:
         hidden = gate.shape[0] // 2

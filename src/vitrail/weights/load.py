@@ -10,9 +10,9 @@ from vitrail.contracts import VitrailError
 from vitrail.data.preprocess import HALF_MEAN, HALF_STD, IMAGENET_MEAN, IMAGENET_STD, Preprocess
 from vitrail.models import MODELS, Model, ModelConfig, ViTConfig, build, config_of, with_overrides
 from vitrail.nn.embed import as_pair
-from vitrail.weights import google
+from vitrail.weights import google, timm
 from vitrail.weights.account import Account
-from vitrail.weights.catalogue import Found, lookup, resolve
+from vitrail.weights.catalogue import Found, Pretrained, lookup, resolve
 from vitrail.weights.fit import asked_for, load_into_fresh
 from vitrail.weights.formats import translate_file
 from vitrail.weights.names import Translated
@@ -71,9 +71,9 @@ def load_pretrained(
         **overrides: as there.
     """
     source = resolve(name if weights is None else weights, online)
-    found = _translated(source)
     architecture = str(name)
     entry = lookup(architecture)
+    found = _translated(source, entry)
     if entry is not None:
         architecture = entry.model
     base = found.config
@@ -141,10 +141,14 @@ def _fit_bands(preprocess: Preprocess, bands: int) -> Preprocess:
     return replace(preprocess, mean=(mean,) * bands, std=(std,) * bands)
 
 
-def _translated(source: Found) -> Translated:
+def _translated(source: Found, named: Pretrained | None) -> Translated:
+    """A checkpoint in our words; positions are resized as published weights want it, where the file cannot tell."""
     found = translate_file(source.path)
-    if source.entry and source.entry.pos_resize and isinstance(found.config, ViTConfig):
-        return replace(found, config=replace(found.config, pos_resize=source.entry.pos_resize))
+    entry = source.entry
+    if entry is None and found.account.format == timm.FORMAT.name:
+        entry = named  # The authors' own file of a DINO: timm's names, but not timm's resize.
+    if entry and entry.pos_resize and isinstance(found.config, ViTConfig):
+        return replace(found, config=replace(found.config, pos_resize=entry.pos_resize))
     return found
 
 

@@ -161,5 +161,6 @@ def rename(state: Mapping[str, Tensor], table: Iterable[Name]) -> State:
     out: State = {}
     for ours, tensor in state.items():
         parts = rows[ours].theirs
-        out |= zip(parts, (part.contiguous() for part in tensor.chunk(len(parts))), strict=True)
+        split = tensor.chunk(len(parts)) if len(parts) > 1 else (tensor,)
+        out |= zip(parts, (part.contiguous() for part in split), strict=True)
     return out

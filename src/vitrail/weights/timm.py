@@ -74,7 +74,7 @@ def read(raw: Raw) -> Translated:
     account = Account(str(raw.path), FORMAT.name)
     depth = blocks_in(raw.tensors, r"blocks\.(\d+)\.")
     state = translate(raw.tensors, table(depth, _is_gated(raw.tensors)), DROPS, account)
-    return Translated(infer_config(state, _hints(raw), account.source), state, account, classes_of(raw.config))
+    return Translated(infer_config(state, hints_of(raw), account.source), state, account, classes_of(raw.config))
 
 
 def _is_gated(tensors: Mapping[str, Tensor]) -> bool:
@@ -84,7 +84,8 @@ def _is_gated(tensors: Mapping[str, Tensor]) -> bool:
     return first is not None and second is not None and first.shape[0] == 2 * second.shape[1]
 
 
-def _hints(raw: Raw) -> Hints:
+def hints_of(raw: Raw) -> Hints:
+    """What timm's ``config.json`` tells and shapes do not."""
     config = raw.config
     arguments = config.get("model_args") or {}
     size = arguments.get("img_size") or config.get("pretrained_cfg", {}).get("input_size", (None, None, None))[1:]
@@ -109,8 +110,11 @@ def write(config: ViTConfig, state: Mapping[str, Tensor], account: Account) -> S
     Raises:
         CheckpointError: an architecture that timm's VisionTransformer does not have.
     """
-    if config.block != "pre_norm" or config.pool == "class_mean":
-        raise CheckpointError("timm's VisionTransformer has neither this block nor a pool of class token and mean")
+    if config.block != "pre_norm" or config.norm != "layer" or config.pool == "class_mean":
+        raise CheckpointError(
+            "timm's VisionTransformer has neither parallel blocks of these names, nor RMS norms, nor a pool of class "
+            "token and mean"
+        )
     ours = dict(state)
     for name in ("mask_token",):
         if ours.pop(name, None) is not None:
