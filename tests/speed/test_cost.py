@@ -22,8 +22,10 @@ GMACS = {
     "vit_base_patch14_dinov2": 151.71,
     "vit_large_patch14_dinov2": 507.15,
     "vit_giant_patch14_dinov2": 1784.2,
+    "resnet50": 4.09,
+    "convnext_tiny": 4.46,
 }
-"""As timm states them."""
+"""As timm states them, those of convolutional models as torchvision does."""
 
 TINY = {"img_size": 32, "patch_size": 8, "embed_dim": 16, "depth": 2, "num_heads": 2, "num_classes": 5}
 

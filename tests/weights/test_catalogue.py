@@ -10,7 +10,7 @@ from huggingface_hub import constants
 
 from vitrail.contracts import VitrailError
 from vitrail.data import Preprocess
-from vitrail.models import MODELS, config_of
+from vitrail.models import MODELS, PlainConfig, config_of
 from vitrail.nn.embed import as_pair
 from vitrail.weights import (
     PRETRAINED,
@@ -48,7 +48,8 @@ def test_entry_equals_what_timm_says_of_its_weights(name: str) -> None:
     cfg = timm.get_pretrained_cfg(name)
     entry = PRETRAINED[name]
     found = entry.preprocess
-    assert cfg.hf_hub_id == entry.repo and cfg.license == entry.licence.lower()
+    licence = {"LicenseRef-DINOv3": "dinov3-license"}.get(entry.licence, entry.licence.lower())
+    assert cfg.hf_hub_id == entry.repo and cfg.license == licence
     assert found.mean == tuple(cfg.mean) and found.std == tuple(cfg.std)
     assert found.size == tuple(cfg.input_size[1:]) and found.crop == cfg.crop_pct
     assert found.interpolation == cfg.interpolation and cfg.crop_mode == "center" and found.resize == "shortest"
@@ -64,11 +65,13 @@ def test_the_first_tag_is_the_one_timm_means(architecture: str) -> None:
 @pytest.mark.parametrize("name", PRETRAINED)
 def test_every_entry_fits_its_architecture(name: str) -> None:
     entry = PRETRAINED[name]
-    assert entry.name == name and entry.licence in ("Apache-2.0", "CC-BY-NC-4.0")
+    assert entry.name == name
+    assert entry.licence in ("Apache-2.0", "BSD-3-Clause", "CC-BY-NC-4.0", "LicenseRef-DINOv3")
     config = config_of(entry.model)
-    patch = as_pair(config.patch_size)
-    assert all(side % step == 0 for side, step in zip(entry.preprocess.size, patch, strict=True))
-    if "dinov2" not in name:
+    if isinstance(config, PlainConfig):
+        patch = as_pair(config.patch_size)
+        assert all(side % step == 0 for side, step in zip(entry.preprocess.size, patch, strict=True))
+    if "dinov" not in name:
         assert entry.preprocess.size == as_pair(config.img_size)
 
 

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from vitrail.contracts import VitrailError
 from vitrail.nn.mlp import Mlp
 from vitrail.nn.tokens import Tokens
 
@@ -19,7 +20,7 @@ class ClassTokenPool(nn.Module):
 
     def forward(self, tokens: Tokens) -> Float[Tensor, "b d"]:
         """``(B, D)``."""
-        return tokens.values[:, 0]
+        return _class_token(tokens)
 
 
 class MeanPool(nn.Module):
@@ -35,7 +36,18 @@ class ClassMeanPool(nn.Module):
 
     def forward(self, tokens: Tokens) -> Float[Tensor, "b d2"]:
         """``(B, 2·D)``."""
-        return torch.cat([tokens.values[:, 0], tokens.patches.mean(dim=1)], dim=1)
+        return torch.cat([_class_token(tokens), tokens.patches.mean(dim=1)], dim=1)
+
+
+def _class_token(tokens: Tokens) -> Float[Tensor, "b d"]:
+    """The first token.
+
+    Raises:
+        VitrailError: it is a patch.
+    """
+    if tokens.prefix == 0:
+        raise VitrailError("this model has no class token: pool the mean of the patches (pool 'mean')")
+    return tokens.values[:, 0]
 
 
 class AttentionPool(nn.Module):

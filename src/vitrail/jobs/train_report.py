@@ -6,12 +6,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from vitrail.contracts import Batch, VitrailError
 from vitrail.data import Loader, Preprocess, Splits
 from vitrail.explain import attention_maps, picture_of
+from vitrail.explain.record import attention_layers
 from vitrail.jobs.inference import Outputs
 from vitrail.jobs.report import (
     Comparison,
@@ -141,7 +141,7 @@ def _mistakes(artefact: Artefact, splits: Splits, outputs: Outputs) -> list[Mist
         return []
     preprocess = artefact.preprocess
     images = preprocess.batch([splits.val.picture(int(outputs.indices[row])) for row in worst])
-    maps = attention_maps(artefact.backbone, images.to(_device_of(artefact.backbone)))
+    maps = _looked_at(artefact.backbone, images)
     return [
         Mistake(
             picture=picture_of(image, preprocess.mean, preprocess.std),
@@ -155,5 +155,8 @@ def _mistakes(artefact: Artefact, splits: Splits, outputs: Outputs) -> list[Mist
     ]
 
 
-def _device_of(model: Backbone) -> torch.device:
-    return next(model.parameters()).device
+def _looked_at(model: Backbone, images: Tensor) -> list[Tensor] | list[None]:
+    """A map for every picture; none for a model without attention."""
+    if not attention_layers(model):
+        return [None] * len(images)
+    return list(attention_maps(model, images.to(next(model.parameters()).device)))

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import copy
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Container, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -214,20 +214,24 @@ def _macs_by_part(shape: _Shape) -> Counter[str]:
         names = {_path(path): part for path, part in _part_by_path(model).items()}
         with FlopCounterMode(display=False, custom_mapping=_ATTENTION) as counter:
             model.eval()(*inputs)
-        by_module = {path: sum(ops.values()) for path, ops in counter.get_flop_counts().items()}
+        by_module = {path: sum(ops.values()) for path, ops in counter.get_flop_counts().items() if path != "Global"}
     root = type(model).__name__
     for path, flops in by_module.items():
-        if path == "Global":
-            continue
-        inside = (f"{path}.{child}" for child in _children(model, path, root))
-        below = sum(by_module.get(child, 0) for child in inside)
-        counts[names[path.removeprefix(root)]] += (flops - below) // (2 * shape.batch)
+        macs_inside = flops // (2 * shape.batch)
+        counts[names[path.removeprefix(root)]] += macs_inside
+        above = _caller(path, by_module)
+        if above is not None:
+            counts[names[above.removeprefix(root)]] -= macs_inside
     return counts
 
 
-def _children(model: nn.Module, path: str, root: str) -> list[str]:
-    inside = path.removeprefix(root).removeprefix(".")
-    return [name for name, _ in model.get_submodule(inside).named_children()]
+def _caller(path: str, called: Container[str]) -> str | None:
+    """The nearest module around ``path`` that was called itself: a list of modules may only have been gone through."""
+    while "." in path:
+        path = path.rpartition(".")[0]
+        if path in called:
+            return path
+    return None
 
 
 def _part_by_path(model: nn.Module) -> dict[str, str]:
