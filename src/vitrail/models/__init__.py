@@ -1,18 +1,24 @@
 """The families, and the one table of their names."""
 
+from vitrail.models.autoencoder import Autoencoder, AutoencoderConfig
 from vitrail.models.backbone import Backbone
 from vitrail.models.catalogue import FAMILIES, MODELS, build, build_unfilled, config_of, list_models, with_overrides
 from vitrail.models.conv import ConvNeXt, ConvNeXtConfig, ResNet, ResNetConfig
 from vitrail.models.dinov3 import DINOv3, DINOv3Config
 from vitrail.models.dit import DiffusionTransformer, DiTConfig
 from vitrail.models.dit_sample import sample_latents
+from vitrail.models.mae import MAEConfig, MaskedAutoencoder
 from vitrail.models.model import Model, ModelConfig
 from vitrail.models.plain import Plain, PlainConfig
+from vitrail.models.video import VideoConfig, VideoTransformer
+from vitrail.models.videomae import MaskedVideoAutoencoder, VideoMAEConfig
 from vitrail.models.vit import VisionTransformer, ViTConfig
 
 __all__ = [
     "FAMILIES",
     "MODELS",
+    "Autoencoder",
+    "AutoencoderConfig",
     "Backbone",
     "ConvNeXt",
     "ConvNeXtConfig",
@@ -20,6 +26,9 @@ __all__ = [
     "DINOv3Config",
     "DiTConfig",
     "DiffusionTransformer",
+    "MAEConfig",
+    "MaskedAutoencoder",
+    "MaskedVideoAutoencoder",
     "Model",
     "ModelConfig",
     "Plain",
@@ -27,6 +36,9 @@ __all__ = [
     "ResNet",
     "ResNetConfig",
     "ViTConfig",
+    "VideoConfig",
+    "VideoMAEConfig",
+    "VideoTransformer",
     "VisionTransformer",
     "build",
     "build_unfilled",

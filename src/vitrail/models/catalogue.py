@@ -14,7 +14,10 @@ from vitrail.contracts import VitrailError
 from vitrail.models.conv import CONV_MODELS, ConvNeXt, ConvNeXtConfig, ResNet, ResNetConfig
 from vitrail.models.dinov3 import DINOV3_MODELS, DINOv3, DINOv3Config
 from vitrail.models.dit import DIT_MODELS, DiffusionTransformer, DiTConfig
+from vitrail.models.mae import MAE_MODELS, MAEConfig, MaskedAutoencoder
 from vitrail.models.model import Model, ModelConfig
+from vitrail.models.video import VIDEO_MODELS, VideoConfig, VideoTransformer
+from vitrail.models.videomae import VIDEOMAE_MODELS, MaskedVideoAutoencoder, VideoMAEConfig
 from vitrail.models.vit import VIT_MODELS, VisionTransformer, ViTConfig
 
 FAMILIES: dict[type[ModelConfig], Callable[[Any], Model]] = {
@@ -23,12 +26,18 @@ FAMILIES: dict[type[ModelConfig], Callable[[Any], Model]] = {
     ResNetConfig: ResNet,
     ConvNeXtConfig: ConvNeXt,
     DiTConfig: DiffusionTransformer,
+    MAEConfig: MaskedAutoencoder,
+    VideoConfig: VideoTransformer,
+    VideoMAEConfig: MaskedVideoAutoencoder,
 }
 MODELS: dict[str, ModelConfig] = {
     **VIT_MODELS,
     **DINOV3_MODELS,
     **CONV_MODELS,
     **DIT_MODELS,
+    **MAE_MODELS,
+    **VIDEO_MODELS,
+    **VIDEOMAE_MODELS,
 }
 
 

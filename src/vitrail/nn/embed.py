@@ -134,16 +134,20 @@ class TubeletEmbed(nn.Module):
         self.in_channels = in_channels
         self.proj = nn.Conv3d(in_channels, embed_dim, tubelet, stride=tubelet)
 
-    def forward(self, clips: Float[Tensor, "b c t h w"]) -> Tokens:
+    def forward(self, clips: Float[Tensor, "b c *sides"]) -> Tokens:
         """``(B, C, T, H, W)`` into tokens on a grid of ``(T / frames, H / height, W / width)``.
 
         Raises:
-            VitrailError: another number of bands, or a side that boxes do not divide.
+            VitrailError: pictures instead of clips, another number of bands, or a side that boxes do not divide.
         """
+        if clips.ndim != 5:
+            raise VitrailError(f"clips are (B, C, T, H, W), not of shape {tuple(clips.shape)}: a picture is no clip")
         if clips.shape[1] != self.in_channels:
             raise VitrailError(f"clips have {clips.shape[1]} channels but the model takes {self.in_channels}")
         for axis, size, step in zip(("frames", "height", "width"), clips.shape[2:], self.tubelet, strict=True):
             if size % step or size == 0:
-                raise VitrailError(f"clip {axis} {size} is not a multiple of {step}")
+                raise VitrailError(
+                    f"clip {axis} {size} is not a multiple of {step}: use {-(-size // step) * step or step}"
+                )
         boxes = self.proj(clips)
         return Tokens(boxes.flatten(2).transpose(1, 2), grid=tuple(boxes.shape[-3:]))

@@ -12,6 +12,8 @@ from typing import Literal
 
 from torch import nn
 
+from vitrail.nn.linear import KeylessLinear
+
 
 def init_trunc_normal(module: nn.Module) -> None:
     """Linear weights from a normal of deviation 0.02 cut at ±2, biases zero: DeiT, DINO, DINOv2, timm."""
@@ -36,9 +38,12 @@ def init_jax(module: nn.Module) -> None:
 
 
 def init_mae(module: nn.Module) -> None:
-    """MAE: Xavier-uniform everywhere, the patch projection as the linear layer that it is; biases zero."""
+    """MAE: Xavier-uniform everywhere, the patch projection as the linear layer that it is; biases zero.
+
+    VideoMAE has the same, but leaves the projection of its tubelets as PyTorch makes it.
+    """
     for layer in module.modules():
-        if isinstance(layer, nn.Linear | nn.Conv2d):
+        if isinstance(layer, nn.Linear | nn.Conv2d | KeylessLinear):
             nn.init.xavier_uniform_(layer.weight.view(layer.weight.shape[0], -1))
             if isinstance(layer, nn.Linear) and layer.bias is not None:
                 nn.init.zeros_(layer.bias)

@@ -96,3 +96,15 @@ def sincos_2d(dim: int, grid: Grid, prefix: int = 0, temperature: float = 10_000
         dim=1,
     )
     return torch.cat([table.new_zeros(prefix, dim), table]).float()[None]
+
+
+def sincos_interleaved(dim: int, count: int, temperature: float = 10_000.0) -> Float[Tensor, "1 n d"]:
+    """Fixed positions by a token's number alone, each sine beside its cosine (Vaswani et al. 2017, section 3.5).
+
+    Args:
+        dim: token width, a multiple of 2.
+        count: tokens, numbered from 0.
+        temperature: the longest wavelength over 2π.
+    """
+    table = sincos_1d(dim, torch.arange(count).double(), temperature)
+    return table.unflatten(1, (2, -1)).transpose(1, 2).flatten(1).float()[None]
