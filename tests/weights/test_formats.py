@@ -128,20 +128,6 @@ def test_data_parallel_prefix_is_taken_off(tmp_path: Path) -> None:
     assert_reads(tmp_path / "run.pth", expected)
 
 
-def test_mae_pretraining_leaves_the_decoder_behind(tmp_path: Path) -> None:
-    expected = model(num_classes=0)
-    decoder = {
-        "mask_token": torch.ones(1, 1, 32),
-        "decoder_pos_embed": torch.ones(1, 17, 32),
-        "decoder_embed.weight": torch.ones(32, 64),
-        "decoder_blocks.0.attn.qkv.weight": torch.ones(96, 32),
-        "decoder_pred.bias": torch.ones(3),
-    }
-    torch.save({"model": {**state(expected), **decoder}}, tmp_path / "mae.pth")
-    assert_reads(tmp_path / "mae.pth", expected, mask_token=False)
-    assert set(load_checkpoint(tmp_path / "mae.pth").account.dropped) == set(decoder)
-
-
 def test_mae_fine_tuned_with_global_pool(tmp_path: Path) -> None:
     expected = model(pool="mean", pool_norm=True)
     torch.save({"model": state(expected)}, tmp_path / "mae_ft.pth")
@@ -180,6 +166,17 @@ NAMES = {
     "timm": ["cls_token", "patch_embed.proj.weight", "blocks.0.attn.qkv.weight"],
     "DINO or DINOv2 by its authors": ["mask_token", "patch_embed.proj.weight", "blocks.0.0.attn.qkv.weight"],
     "MAE pretraining by its authors": ["mask_token", "decoder_embed.weight", "blocks.0.attn.qkv.weight"],
+    "VideoMAE by its authors": ["encoder.patch_embed.proj.weight"]
+    + [f"encoder.blocks.0.attn.{part}" for part in ("qkv.weight", "q_bias", "v_bias")],
+    "Transformers (vit_mae)": [
+        "vit.embeddings.patch_embeddings.projection.weight",
+        "vit.embeddings.position_embeddings",
+        "decoder.decoder_embed.weight",
+    ],
+    "Transformers (videomae)": [
+        "embeddings.patch_embeddings.projection.weight",
+        "encoder.layer.0.attention.attention.query.weight",
+    ],
     "Google npz": ["params/img/embedding/kernel", "params/txt/x"],
     "Transformers": ["dinov2.embeddings.patch_embeddings.projection.weight"],
 }

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -13,13 +13,17 @@ from torch import Tensor
 
 from vitrail.models import ModelConfig
 from vitrail.weights.account import Account
-from vitrail.weights.names import State
+from vitrail.weights.names import State, Translated
 
 TRAINING = frozenset({"dropout", "attention_dropout", "drop_path", "patch_drop", "init", "fit"})
 """Fields that say how a model is trained and nothing about its weights."""
 
 Fit = Callable[[State, Any, Any, Account], None]
 """Changes a state in place: from the source's config to the target's; what was done goes into the account."""
+
+
+Take = Callable[[Translated], Translated]
+"""One family's weights out of another's."""
 
 
 @dataclass(frozen=True)
@@ -30,11 +34,13 @@ class Adaptation:
         from_the_file: fields in which a checkpoint is right and the architecture's name is not.
         adaptable: fields that may differ from the checkpoint's; any other would make its weights meaningless.
         fit: makes the weights fit.
+        takes: other families whose weights hold those of this one, and how they are taken out.
     """
 
     from_the_file: frozenset[str]
     adaptable: frozenset[str]
     fit: Fit
+    takes: Mapping[type[ModelConfig], Take] = field(default_factory=dict)
 
 
 def fit_simple(projection: str, head: Sequence[str]) -> Fit:
@@ -76,7 +82,7 @@ def drop(state: State, names: Sequence[str], account: Account) -> None:
         del state[name]
 
 
-def adapt_channels(weight: Float[Tensor, "d c h w"], channels: int) -> Float[Tensor, "d c2 h w"]:
+def adapt_channels(weight: Float[Tensor, "d c *patch"], channels: int) -> Float[Tensor, "d c2 *patch"]:
     """A patch projection for another number of bands.
 
     One band gets the sum (a grey picture repeated three times gives the same tokens); more bands repeat the old ones,
@@ -85,7 +91,7 @@ def adapt_channels(weight: Float[Tensor, "d c h w"], channels: int) -> Float[Ten
     old = weight.shape[1]
     if channels == 1:
         return weight.sum(dim=1, keepdim=True)
-    repeated = weight.repeat(1, -(-channels // old), 1, 1)[:, :channels]
+    repeated = torch.cat([weight] * -(-channels // old), dim=1)[:, :channels]
     return repeated * (old / channels)
 
 

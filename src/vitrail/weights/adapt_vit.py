@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import torch
 
-from vitrail.models import ViTConfig
+from vitrail.models import MAEConfig, ViTConfig
 from vitrail.nn.position import RESIZES, resize_positions, sincos_2d
 from vitrail.weights.account import Account
 from vitrail.weights.adapt import TRAINING, Adaptation
+from vitrail.weights.adapt_autoencoder import encoder_alone
 from vitrail.weights.adapt_plain import fit_plain
 from vitrail.weights.files import CheckpointError
 from vitrail.weights.names import State
@@ -46,4 +47,5 @@ ADAPTATION = Adaptation(
         *("pos_resize", "norm_eps"),
     },
     fit=fit,
+    takes={MAEConfig: encoder_alone},
 )

@@ -62,6 +62,7 @@ RESNET = Preprocess(crop=0.875, interpolation="bilinear", mean=IMAGENET_MEAN, st
 RESNET_A1 = Preprocess(crop=0.95, mean=IMAGENET_MEAN, std=IMAGENET_STD)
 CONVNEXT = Preprocess(crop=0.875, mean=IMAGENET_MEAN, std=IMAGENET_STD)
 DEIT_SQUASHED = replace(DINOV2_CLASSIFY, resize="squash")
+CLIPS = Preprocess(crop=1.0, interpolation="bilinear", mean=IMAGENET_MEAN, std=IMAGENET_STD)
 
 TAGS: dict[str, tuple[str, ...]] = {
     "vit_tiny_patch16_224": ("augreg_in21k_ft_in1k", "augreg_in21k"),
@@ -165,7 +166,7 @@ def _entries() -> dict[str, Pretrained]:
             (registers, f"vit_{size}_patch14_reg4_dinov2", None),
         ):
             table[repo] = Pretrained(repo, model, repo, "Apache-2.0", DINOV2_CLASSIFY, package=finder)
-    table |= _dinov3(table)
+    table |= _dinov3(table) | _masked()
     # The names that DINO's authors gave their models, and those of our table.
     for short, size in (("s", "small"), ("b", "base")):
         for patch in (16, 8):
@@ -192,6 +193,24 @@ def _dinov3(table: dict[str, Pretrained]) -> dict[str, Pretrained]:
                 name = f"{model}_qkvb.{tag}"
                 found[name] = replace(table[f"{model}.{tag}"], name=name, repo=f"timm/{name}")
     return found
+
+
+def _masked() -> dict[str, Pretrained]:
+    """Masked autoencoders, and the video classifiers fine-tuned from them, in Transformers' naming."""
+    table = {}
+    for size, patch in (("base", 16), ("large", 16), ("huge", 14)):
+        repo = f"facebook/vit-mae-{size}"
+        table[repo] = Pretrained(repo, f"mae_vit_{size}_patch{patch}_224", repo, "CC-BY-NC-4.0", DEIT_SQUASHED)
+    # Transformers runs the small ones with 16 heads instead of their 6, so that they are not offered here.
+    for kind, prefix, sizes in (
+        ("", "pretrain_", ("base", "large")),
+        ("-finetuned-kinetics", "", ("base", "large", "huge")),
+        ("-finetuned-ssv2", "", ("base",)),
+    ):
+        for size in sizes:
+            repo = f"MCG-NJU/videomae-{size}{kind}"
+            table[repo] = Pretrained(repo, f"{prefix}videomae_{size}_patch16_224", repo, "CC-BY-NC-4.0", CLIPS)
+    return table
 
 
 PRETRAINED: dict[str, Pretrained] = _entries()

@@ -10,14 +10,17 @@ from vitrail.models import (
     ConvNeXtConfig,
     DINOv3Config,
     DiTConfig,
+    MAEConfig,
     Model,
     ModelConfig,
     ResNetConfig,
+    VideoConfig,
+    VideoMAEConfig,
     ViTConfig,
     build,
     build_unfilled,
 )
-from vitrail.weights import adapt_conv, adapt_dinov3, adapt_vit, dit
+from vitrail.weights import adapt_autoencoder, adapt_conv, adapt_dinov3, adapt_video, adapt_vit, dit
 from vitrail.weights.account import Account, shorten
 from vitrail.weights.adapt import Adaptation
 from vitrail.weights.files import CheckpointError
@@ -29,9 +32,18 @@ ADAPTATIONS: dict[type[ModelConfig], Adaptation] = {
     ResNetConfig: adapt_conv.RESNET,
     ConvNeXtConfig: adapt_conv.CONVNEXT,
     DiTConfig: dit.ADAPTATION,
+    MAEConfig: adapt_autoencoder.PICTURES,
+    VideoConfig: adapt_video.ADAPTATION,
+    VideoMAEConfig: adapt_autoencoder.CLIPS,
 }
 
 FRESH = "not in the checkpoint: initialised anew"
+
+
+def of_family(found: Translated, named: ModelConfig) -> Translated:
+    """The weights of the named architecture's family, taken out of another's where they are a part of it."""
+    take = ADAPTATIONS[type(named)].takes.get(type(found.config))
+    return found if take is None else take(found)
 
 
 def asked_for(found: Translated, named: ModelConfig) -> ModelConfig:

@@ -9,7 +9,19 @@ from pathlib import Path
 import torch
 
 from vitrail.models import build
-from vitrail.weights import conv, dinov2, dinov3, dit, google, hf, mae, timm
+from vitrail.weights import (
+    conv,
+    dinov2,
+    dinov3,
+    dit,
+    google,
+    hf,
+    hf_mae,
+    hf_videomae,
+    mae,
+    timm,
+    videomae,
+)
 from vitrail.weights.account import Account, shorten
 from vitrail.weights.artefact import is_artefact, read_artefact
 from vitrail.weights.dinov2_onnx import read_onnx
@@ -22,6 +34,9 @@ FORMATS: tuple[Format, ...] = (
     *conv.FORMATS,
     mae.FORMAT,
     *dit.FORMATS,
+    videomae.FORMAT,
+    hf_mae.FORMAT,
+    hf_videomae.FORMAT,
     dinov2.FORMAT,
     hf.FORMAT,
     google.FORMAT,

@@ -126,23 +126,47 @@ def mlp_of(state: Mapping[str, Tensor], dim: int, source: str) -> tuple[MlpName,
     first = state.get("blocks.0.mlp.fc1.weight")
     if first is None:
         raise CheckpointError(f"{source}: incomplete: there is nothing that could be blocks.0.mlp.fc1.weight")
-    hidden = first.shape[0]
+    return "gelu", mlp_ratio(first.shape[0], dim)
+
+
+def mlp_ratio(hidden: int, dim: int) -> float:
+    """The ``mlp_ratio`` of a plain MLP by its two widths."""
     ratio = hidden / dim
     # The width is int(dim * ratio): a ratio that rounded down would lose one column.
-    return "gelu", ratio if int(dim * ratio) == hidden else math.nextafter(ratio, math.inf)
+    return ratio if int(dim * ratio) == hidden else math.nextafter(ratio, math.inf)
 
 
 def _heads(state: Mapping[str, Tensor], dim: int, source: str) -> int:
     norm = state.get("blocks.0.attn.q_norm.weight")
     if norm is not None and norm.shape[0] < dim:
         return dim // norm.shape[0]
-    if dim in HEADS_BY_WIDTH:
-        return HEADS_BY_WIDTH[dim]
+    return heads_of(dim, source)
+
+
+def heads_of(
+    dim: int,
+    source: str,
+    published: Mapping[int, int] = HEADS_BY_WIDTH,
+    key: str = "num_attention_heads (or num_heads)",
+) -> int:
+    """Heads of the published size of a width, else as many as are 64 wide.
+
+    Args:
+        dim: width of a token.
+        source: for messages.
+        published: heads by width.
+        key: what would say it in a ``config.json``.
+
+    Raises:
+        CheckpointError: neither is possible.
+    """
+    if dim in published:
+        return published[dim]
     if dim % 64 == 0:
         return dim // 64
     raise CheckpointError(
         f"{source}: how many heads {dim}-wide tokens have does not follow from the shapes: "
-        "put a config.json with num_attention_heads (or num_heads) beside the file"
+        f"put a config.json with {key} beside the file"
     )
 
 

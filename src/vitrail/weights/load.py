@@ -13,7 +13,7 @@ from vitrail.nn.embed import as_pair
 from vitrail.weights import google, timm
 from vitrail.weights.account import Account
 from vitrail.weights.catalogue import Found, Pretrained, lookup, resolve
-from vitrail.weights.fit import asked_for, load_into_fresh
+from vitrail.weights.fit import asked_for, load_into_fresh, of_family
 from vitrail.weights.formats import translate_file
 from vitrail.weights.names import Translated
 
@@ -78,7 +78,9 @@ def load_pretrained(
         architecture = entry.model
     base = found.config
     if architecture in MODELS:
-        base = asked_for(found, config_of(architecture))
+        named = config_of(architecture)
+        found = of_family(found, named)
+        base = asked_for(found, named)
     target = with_overrides(base, overrides, architecture)
     model = load_into_fresh(found, target)
     keeps_classes = not any(name.startswith("head.") for name in found.account.missing)

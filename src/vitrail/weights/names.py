@@ -108,6 +108,11 @@ def expand(table: Iterable[Name], depth: int) -> list[Name]:
     return rows
 
 
+def behind(table: Iterable[Name], ours: str, theirs: str) -> list[Name]:
+    """The same rows with a prefix before our names and one before theirs."""
+    return [Name(ours + row.ours, tuple(theirs + part for part in row.theirs), row.join) for row in table]
+
+
 def translate(
     tensors: Mapping[str, Tensor],
     table: Iterable[Name],

@@ -4,8 +4,17 @@ from __future__ import annotations
 
 from typing import Literal
 
-from vitrail.models import ConvNeXtConfig, DINOv3Config, ModelConfig, ResNetConfig, ViTConfig
-from vitrail.weights import write_conv, write_dinov3, write_vit
+from vitrail.models import (
+    ConvNeXtConfig,
+    DINOv3Config,
+    MAEConfig,
+    ModelConfig,
+    ResNetConfig,
+    VideoConfig,
+    VideoMAEConfig,
+    ViTConfig,
+)
+from vitrail.weights import hf_mae, hf_videomae, mae, write_conv, write_dinov3, write_vit
 from vitrail.weights.names import Writer
 
 WRITERS: dict[Literal["timm", "transformers"], dict[type[ModelConfig], Writer]] = {
@@ -14,6 +23,13 @@ WRITERS: dict[Literal["timm", "transformers"], dict[type[ModelConfig], Writer]] 
         DINOv3Config: write_dinov3.for_timm,
         ResNetConfig: write_conv.resnet_for_timm,
         ConvNeXtConfig: write_conv.convnext_for_timm,
+        MAEConfig: mae.for_timm,
     },
-    "transformers": {ViTConfig: write_vit.for_transformers, DINOv3Config: write_dinov3.for_transformers},
+    "transformers": {
+        ViTConfig: write_vit.for_transformers,
+        DINOv3Config: write_dinov3.for_transformers,
+        MAEConfig: hf_mae.for_transformers,
+        VideoConfig: hf_videomae.video_for_transformers,
+        VideoMAEConfig: hf_videomae.videomae_for_transformers,
+    },
 }
