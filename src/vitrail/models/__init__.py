@@ -2,6 +2,7 @@
 
 from vitrail.models.backbone import Backbone
 from vitrail.models.catalogue import FAMILIES, MODELS, build, build_unfilled, config_of, list_models, with_overrides
+from vitrail.models.detr import Detr, DetrConfig, DetrOutput
 from vitrail.models.dit import DiffusionTransformer, DiTConfig
 from vitrail.models.dit_sample import sample_latents
 from vitrail.models.model import Model, ModelConfig
@@ -12,6 +13,9 @@ __all__ = [
     "FAMILIES",
     "MODELS",
     "Backbone",
+    "Detr",
+    "DetrConfig",
+    "DetrOutput",
     "DiTConfig",
     "DiffusionTransformer",
     "Model",

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from vitrail.contracts import VitrailError
+from vitrail.models.detr import DETR_MODELS, Detr, DetrConfig
 from vitrail.models.dit import DIT_MODELS, DiffusionTransformer, DiTConfig
 from vitrail.models.model import Model, ModelConfig
 from vitrail.models.vit import VIT_MODELS, VisionTransformer, ViTConfig
@@ -18,10 +19,12 @@ from vitrail.models.vit import VIT_MODELS, VisionTransformer, ViTConfig
 FAMILIES: dict[type[ModelConfig], Callable[[Any], Model]] = {
     ViTConfig: VisionTransformer,
     DiTConfig: DiffusionTransformer,
+    DetrConfig: Detr,
 }
 MODELS: dict[str, ModelConfig] = {
     **VIT_MODELS,
     **DIT_MODELS,
+    **DETR_MODELS,
 }
 
 

@@ -6,8 +6,8 @@ from dataclasses import fields, replace
 
 import torch
 
-from vitrail.models import DiTConfig, Model, ModelConfig, ViTConfig, build, build_unfilled
-from vitrail.weights import adapt_vit, dit
+from vitrail.models import DetrConfig, DiTConfig, Model, ModelConfig, ViTConfig, build, build_unfilled
+from vitrail.weights import adapt_vit, detr, dit
 from vitrail.weights.account import Account, shorten
 from vitrail.weights.adapt import Adaptation
 from vitrail.weights.files import CheckpointError
@@ -16,6 +16,7 @@ from vitrail.weights.names import State, Translated
 ADAPTATIONS: dict[type[ModelConfig], Adaptation] = {
     ViTConfig: adapt_vit.ADAPTATION,
     DiTConfig: dit.ADAPTATION,
+    DetrConfig: detr.ADAPTATION,
 }
 
 FRESH = "not in the checkpoint: initialised anew"

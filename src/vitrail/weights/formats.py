@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 
 from vitrail.models import build
-from vitrail.weights import dinov2, dit, google, hf, mae, timm
+from vitrail.weights import detr, dinov2, dit, google, hf, mae, timm
 from vitrail.weights.account import Account, shorten
 from vitrail.weights.artefact import is_artefact, read_artefact
 from vitrail.weights.dinov2_onnx import read_onnx
@@ -20,6 +20,7 @@ from vitrail.weights.preprocessing import stored_preprocess
 FORMATS: tuple[Format, ...] = (
     mae.FORMAT,
     *dit.FORMATS,
+    *detr.FORMATS,
     dinov2.FORMAT,
     hf.FORMAT,
     google.FORMAT,
