@@ -88,7 +88,7 @@ class Preprocess:
     so long that it would become more than 16 times longer than the crop, only the middle is resized.
     ``resize="squash"`` scales both sides to ``floor(size / crop)`` whatever the aspect ratio, then cuts the centre.
     ``resize="bounded"`` keeps the aspect ratio and all of the picture: its short side becomes ``size[0]``, unless its
-    long side would then exceed ``size[1]``: that becomes ``size[1]`` instead. Outputs differ in size; ``crop`` must be 1.
+    long side would then exceed ``size[1]``: that becomes ``size[1]`` instead. Outputs differ in size; no crop.
 
     The arithmetic is on 8-bit pixels on the CPU, whatever was passed in, so a picture gives the same bits alone, in a
     batch, as a Pillow picture or as a tensor.

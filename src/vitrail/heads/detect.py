@@ -52,7 +52,10 @@ class DetectionHead(nn.Module):
 
     def forward(self, queries: Float[Tensor, "*b d"]) -> tuple[Float[Tensor, "*b k"], Float[Tensor, "*b 4"]]:
         """Logits, and boxes as centre x and y, width and height in shares of the picture."""
-        return self.class_embed(queries), self.bbox_embed(queries).sigmoid()
+        # In bf16 a box would be rounded to several pixels, and so few tokens cost nothing.
+        with torch.autocast(queries.device.type, enabled=False):
+            queries = queries.to(self.class_embed.weight.dtype)
+            return self.class_embed(queries), self.bbox_embed(queries).sigmoid()
 
 
 class Detections(NamedTuple):
