@@ -157,7 +157,9 @@ def draw_boxes(picture: Image.Image, rows: Sequence[Row], classes: Sequence[str]
     if not rows:
         return picture
     palette = matplotlib.colormaps["tab20"]
-    colours: list[str | tuple[int, int, int]] = [to_hex(palette(classes.index(row["label"]) % palette.N)) for row in rows]
+    colours: list[str | tuple[int, int, int]] = [
+        to_hex(palette(classes.index(row["label"]) % palette.N)) for row in rows
+    ]
     side = max(picture.size)
     drawn = draw_bounding_boxes(
         to_pixels(picture),

@@ -31,8 +31,6 @@ from vitrail.nn.mlp import Mlp
 from vitrail.nn.tokens import Tokens
 
 STAGES = ("layer1", "layer2", "layer3", "layer4")
-FROZEN = ("conv1", "layer1")
-"""Parts of the backbone that the authors never train."""
 
 
 @dataclass(frozen=True)
@@ -89,6 +87,43 @@ class DetrOutput(NamedTuple):
     boxes: Float[Tensor, "b q 4"]
 
 
+class FrozenResNet(nn.Module):
+    """torchvision's ResNet up to its last map. Its batch norms are constants, stem and first stage are not trained.
+
+    Args:
+        depths: bottleneck blocks of each stage.
+        in_channels: bands of a picture.
+        dilation: whether the last stage has a dilation in place of its stride.
+    """
+
+    def __init__(self, depths: Sequence[int], in_channels: int = 3, dilation: bool = False) -> None:
+        super().__init__()
+        net = ResNet(
+            Bottleneck,
+            list(depths),
+            replace_stride_with_dilation=[False, False, dilation],
+            norm_layer=FrozenBatchNorm2d,
+        )
+        self.width = net.inplanes
+        self.conv1 = net.conv1
+        if in_channels != 3:
+            self.conv1 = nn.Conv2d(in_channels, 64, kernel_size=7, stride=2, padding=3, bias=False)
+            nn.init.kaiming_normal_(self.conv1.weight, mode="fan_out", nonlinearity="relu")
+        self.bn1, self.relu, self.maxpool = net.bn1, net.relu, net.maxpool
+        self.layer1, self.layer2, self.layer3, self.layer4 = net.layer1, net.layer2, net.layer3, net.layer4
+        self.conv1.requires_grad_(False)
+        self.layer1.requires_grad_(False)
+
+    def forward(self, images: Float[Tensor, "b c h w"]) -> list[Float[Tensor, "b d h2 w2"]]:
+        """The map of every stage, finest first: a 4th, 8th, 16th and 32nd (with dilation a 16th) of the sides."""
+        x = self.maxpool(self.relu(self.bn1(self.conv1(images))))
+        maps = []
+        for stage in (self.layer1, self.layer2, self.layer3, self.layer4):
+            x = stage(x)
+            maps.append(x)
+        return maps
+
+
 class Detr(Model[DetrConfig]):
     """Pictures to boxes, with no anchors and nothing to suppress.
 
@@ -109,8 +144,8 @@ class Detr(Model[DetrConfig]):
         self.num_classes = config.num_classes
         self.taps = len(STAGES) + config.encoder_depth
         dim = config.embed_dim
-        self.backbone = _backbone(config)
-        self.input_proj = nn.Conv2d(512 * Bottleneck.expansion, dim, kernel_size=1)
+        self.backbone = FrozenResNet(config.depths, config.in_channels, config.dilation)
+        self.input_proj = nn.Conv2d(self.backbone.width, dim, kernel_size=1)
         self.dropout = nn.Dropout(config.dropout)
         self.encoder = Encoder([_encoder_block(config) for _ in range(config.encoder_depth)])
         self.query_embed = nn.Parameter(torch.empty(config.num_queries, dim))
@@ -136,21 +171,14 @@ class Detr(Model[DetrConfig]):
 
     # ------------------------------------------------------------------ the steps
 
-    def stages(self, images: Float[Tensor, "b c h w"], count: int = 4) -> list[Float[Tensor, "b d h2 w2"]]:
-        """The maps of the backbone's first ``count`` stages, finest first."""
+    def stages(self, images: Float[Tensor, "b c h w"]) -> list[Float[Tensor, "b d h2 w2"]]:
+        """The maps of the backbone's four stages, finest first."""
         if images.shape[1] != self.in_channels:
             raise VitrailError(
                 f"pictures have {images.shape[1]} channels but the model takes {self.in_channels}: "
                 "convert the pictures, or build the model with in_channels to match"
             )
-        maps: list[Tensor] = []
-        for name, layer in self.backbone.named_children():
-            if len(maps) == count:
-                break
-            images = layer(images)
-            if name in STAGES:
-                maps.append(images)
-        return maps
+        return self.backbone(images)
 
     def encode(self, images: Tensor, mask: Bool[Tensor, "b h w"] | None = None) -> Memory:
         """The encoder's last tokens with their positions and what of them is padding: what the decoder reads."""
@@ -159,7 +187,8 @@ class Detr(Model[DetrConfig]):
 
     def decode(self, memory: Memory, depths: Sequence[int]) -> list[Float[Tensor, "b q d"]]:
         """The queries after chosen decoder blocks, each through the final norm."""
-        positions = self.query_embed.expand(len(memory.tokens.values), -1, -1)
+        # Not a view: PyTorch's hooks (those that count operations, say) stumble over views of parameters.
+        positions = self.query_embed.repeat(len(memory.tokens.values), 1, 1)
         queries = Tokens(torch.zeros_like(positions), grid=(self.config.num_queries,))
         taps = self.decoder.taps(queries, depths, Context(positions=positions, memory=memory))
         return [self.norm(tap.values) for tap in taps]
@@ -191,7 +220,7 @@ class Detr(Model[DetrConfig]):
                 raise IndexError(f"there is no depth {depth} in a model of {self.taps}")
         wanted = [depth % self.taps for depth in depths]
         stages = len(STAGES)
-        maps = self.stages(images, min(stages, max(wanted, default=0) + 1))
+        maps = self.stages(images)
         found = {i: Tokens(x.flatten(2).transpose(1, 2), (x.shape[-2], x.shape[-1])) for i, x in enumerate(maps)}
         blocks = [depth - stages for depth in wanted if depth >= stages]
         if blocks:
@@ -245,24 +274,6 @@ def _mask_on_grid(mask: Tensor, images: Tensor, grid: tuple[int, int]) -> Bool[T
     if mask.shape != (images.shape[0], *images.shape[-2:]):
         raise VitrailError(f"a mask of {tuple(mask.shape)} does not fit pictures of {tuple(images.shape)}")
     return F.interpolate(mask[:, None].float(), size=grid)[:, 0].bool()
-
-
-def _backbone(config: DetrConfig) -> nn.Sequential:
-    """torchvision's ResNet up to its last map, with constant batch norms; stem and first stage stand still."""
-    net = ResNet(
-        Bottleneck,
-        list(config.depths),
-        replace_stride_with_dilation=[False, False, config.dilation],
-        norm_layer=FrozenBatchNorm2d,
-    )
-    if config.in_channels != 3:
-        net.conv1 = nn.Conv2d(config.in_channels, 64, kernel_size=7, stride=2, padding=3, bias=False)
-        nn.init.kaiming_normal_(net.conv1.weight, mode="fan_out", nonlinearity="relu")
-    backbone = nn.Sequential()
-    for name, layer in net.named_children():
-        if name in ("conv1", "bn1", "relu", "maxpool", *STAGES):
-            backbone.add_module(name, layer.requires_grad_(name not in FROZEN))
-    return backbone
 
 
 def _mlp(config: DetrConfig) -> Mlp:

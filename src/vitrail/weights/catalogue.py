@@ -14,6 +14,7 @@ from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, HFValidat
 from vitrail.data.preprocess import HALF_MEAN, HALF_STD, IMAGENET_MEAN, IMAGENET_STD, Preprocess
 from vitrail.models import MODELS
 from vitrail.nn.position import ResizeName
+from vitrail.weights import detr
 from vitrail.weights.dinov2_onnx import packaged
 from vitrail.weights.files import WEIGHT_FILES, CheckpointError
 from vitrail.weights.preprocessing import crop_share
@@ -138,6 +139,10 @@ def _entries() -> dict[str, Pretrained]:
             (registers, f"vit_{size}_patch14_reg4_dinov2", None),
         ):
             table[repo] = Pretrained(repo, model, repo, "Apache-2.0", DINOV2_CLASSIFY, package=finder)
+    for size in ("50", "50_dc5", "101", "101_dc5"):
+        repo = f"facebook/detr-resnet-{size.replace('_', '-')}"
+        for name in (repo, f"detr_resnet{size}"):
+            table[name] = Pretrained(name, f"detr_resnet{size}", repo, "Apache-2.0", detr.PREPROCESS)
     # The names that DINO's authors gave their models.
     for short, size in (("s", "small"), ("b", "base")):
         for patch in (16, 8):
