@@ -166,7 +166,7 @@ def draw_boxes(picture: Image.Image, rows: Sequence[Row], classes: Sequence[str]
         torch.tensor([[row[corner] for corner in CORNERS] for row in rows]),
         labels=[f"{row['label']} {row['score']:.2f}" for row in rows],
         colors=colours,
-        width=max(1, side // 300),
+        width=max(2, side // 250),
         font=font_manager.findfont("DejaVu Sans"),
         font_size=max(10, side // 50),
         label_background_colors=colours,
