@@ -4,6 +4,7 @@ from vitrail.data.cache import PictureCache
 from vitrail.data.loader import Loader, Skipped
 from vitrail.data.mixing import Mixing
 from vitrail.data.order import Order
+from vitrail.data.padding import SizedTransform, pad_collate, pad_to_largest
 from vitrail.data.picture import EXTENSIONS, MAX_PIXELS, BrokenPicture, list_pictures, printable, read_picture
 from vitrail.data.preprocess import HALF_MEAN, HALF_STD, IMAGENET_MEAN, IMAGENET_STD, Preprocess, to_picture, to_pixels
 from vitrail.data.sources import (
@@ -47,6 +48,7 @@ __all__ = [
     "Order",
     "PictureCache",
     "Preprocess",
+    "SizedTransform",
     "Skipped",
     "Source",
     "Splits",
@@ -54,6 +56,8 @@ __all__ = [
     "TrainTransform",
     "list_pictures",
     "open_data",
+    "pad_collate",
+    "pad_to_largest",
     "printable",
     "read_picture",
     "split_source",

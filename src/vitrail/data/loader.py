@@ -12,13 +12,13 @@ from types import FrameType
 from typing import Any, Literal, NamedTuple
 
 import torch
-from torch.utils.data import DataLoader, Sampler
+from torch.utils.data import DataLoader, Sampler, default_collate
 
 from vitrail.contracts import Batch, VitrailError
 from vitrail.data.cache import make_cache
 from vitrail.data.order import Order
 from vitrail.data.picture import printable
-from vitrail.data.reading import BatchReader, Hands, OnError, Outcome, PictureTransform, Task, to_batch
+from vitrail.data.reading import BatchReader, Collate, Hands, OnError, Outcome, PictureTransform, Task, to_batch
 from vitrail.data.sources.base import Source
 
 # Forked workers start in milliseconds and share the cache. They never touch CUDA and run on one thread, which is
@@ -74,6 +74,7 @@ class Loader:
         cache: keep decoded pictures in memory: True, False, or ``"auto"`` when they all fit (see ``make_cache``).
         timeout_s: longest wait for a batch in seconds.
         soft_labels: batches carry the source's class probabilities ``(B, K)`` instead of its class numbers.
+        collate: stacks the samples of a batch; :func:`vitrail.data.pad_collate` for pictures of different sizes.
 
     Attributes:
         skipped: the broken pictures left out so far, each once.
@@ -99,6 +100,7 @@ class Loader:
         cache: bool | Literal["auto"] = "auto",
         timeout_s: float = 120.0,
         soft_labels: bool = False,
+        collate: Collate = default_collate,
     ) -> None:
         if workers < 0:
             raise VitrailError(f"workers must be 0 or more, not {workers}")
@@ -119,7 +121,9 @@ class Loader:
         self._plan = _Plan(self.order)
         self._hands = Hands(workers)
         cached = make_cache(source, cache)
-        self._reader = BatchReader(source, transform, mixing, seed, rank, on_error, cached, self._hands, soft_labels)
+        self._reader = BatchReader(
+            source, transform, mixing, seed, rank, on_error, cached, self._hands, soft_labels, collate
+        )
         self._pool: DataLoader[Outcome] | None = None
         self._stream: Iterator[Outcome] = iter(())
         self._turn = 0

@@ -24,7 +24,7 @@ HALF_MEAN = (0.5, 0.5, 0.5)
 HALF_STD = (0.5, 0.5, 0.5)
 
 Interpolation = Literal["bicubic", "bilinear", "nearest"]
-Resize = Literal["shortest", "squash"]
+Resize = Literal["shortest", "squash", "bounded"]
 INTERPOLATIONS: tuple[Interpolation, ...] = get_args(Interpolation)
 RESIZES: tuple[Resize, ...] = get_args(Resize)
 _Choice = TypeVar("_Choice", bound=str)
@@ -87,14 +87,16 @@ class Preprocess:
     size / crop, centre crop"; for another size the side that binds decides, so the crop is always full. Of a picture
     so long that it would become more than 16 times longer than the crop, only the middle is resized.
     ``resize="squash"`` scales both sides to ``floor(size / crop)`` whatever the aspect ratio, then cuts the centre.
+    ``resize="bounded"`` keeps the aspect ratio and all of the picture: its short side becomes ``size[0]``, unless its
+    long side would then exceed ``size[1]``: that becomes ``size[1]`` instead. Outputs differ in size; no crop.
 
     The arithmetic is on 8-bit pixels on the CPU, whatever was passed in, so a picture gives the same bits alone, in a
     batch, as a Pillow picture or as a tensor.
 
     Attributes:
-        size: ``(height, width)`` of the output in pixels.
+        size: ``(height, width)`` of the output in pixels; under ``"bounded"``, its short side and the most of its long.
         crop: share of the resized side that is kept, in (0, 1].
-        resize: ``"shortest"`` or ``"squash"``.
+        resize: ``"shortest"``, ``"squash"`` or ``"bounded"``.
         interpolation: ``"bicubic"``, ``"bilinear"`` or ``"nearest"``.
         antialias: whether the kernel widens when the picture shrinks (as Pillow does); no effect on nearest.
         mean: of each band on the scale 0 … 1; its length is the number of bands.
@@ -115,6 +117,11 @@ class Preprocess:
         if not 0.0 < self.crop <= 1.0:
             raise VitrailError(f"Preprocess: crop must lie in (0, 1], not {self.crop!r}")
         _choice("resize", self.resize, RESIZES)
+        if self.resize == "bounded" and (self.crop != 1.0 or self.size[0] > self.size[1]):
+            raise VitrailError(
+                f"Preprocess: resize='bounded' keeps all of the picture (crop 1, not {self.crop}), and its size is a "
+                f"short side and the most of the long one, not {self.size}"
+            )
         _choice("interpolation", self.interpolation, INTERPOLATIONS)
         if not self.mean or len(self.mean) != len(self.std):
             raise VitrailError(f"Preprocess: mean has {len(self.mean)} bands and std {len(self.std)}; they must agree")
@@ -139,10 +146,17 @@ class Preprocess:
         return self.normalize(self.fit(self.pixels(picture)))
 
     def batch(self, pictures: Sequence[Image.Image | Tensor] | UInt8[Tensor, "b c0 h0 w0"]) -> Float[Tensor, "b c h w"]:
-        """The inputs of several pictures, of any sizes, stacked; bit-equal to one call each."""
+        """The inputs of several pictures, of any sizes, stacked; bit-equal to one call each.
+
+        Raises:
+            VitrailError: no pictures, or inputs of different sizes (``resize="bounded"``; see ``pad_to_largest``).
+        """
         if len(pictures) == 0:
             raise VitrailError("Preprocess.batch was given no pictures")
-        return torch.stack([self(picture) for picture in pictures])
+        inputs = [self(picture) for picture in pictures]
+        if any(one.shape != inputs[0].shape for one in inputs):
+            raise VitrailError("Preprocess.batch: inputs of different sizes do not stack: use pad_to_largest")
+        return torch.stack(inputs)
 
     def pixels(self, picture: Image.Image | UInt8[Tensor, "c0 h w"]) -> UInt8[Tensor, "c h w"]:
         """The first step: the picture's own pixels with :attr:`bands` channels, on the CPU."""
@@ -154,6 +168,9 @@ class Preprocess:
 
     def fit(self, pixels: UInt8[Tensor, "c h0 w0"]) -> UInt8[Tensor, "c h w"]:
         """The second step: resize and centre-crop."""
+        if self.resize == "bounded":
+            sides = _bounded(pixels.shape[1], pixels.shape[2], self.size)
+            return resize(pixels, sides, self.interpolation, self.antialias)
         box = (int(self.size[0] / self.crop), int(self.size[1] / self.crop))
         if self.resize == "shortest":
             pixels = _cut_middle(pixels, box)
@@ -208,6 +225,14 @@ def _cover(height: int, width: int, box: tuple[int, int]) -> tuple[int, int]:
     if box[0] * width >= box[1] * height:
         return box[0], box[0] * width // height
     return box[1] * height // width, box[1]
+
+
+def _bounded(height: int, width: int, limits: tuple[int, int]) -> tuple[int, int]:
+    short, long = min(height, width), max(height, width)
+    sides = (limits[0], limits[0] * long // short)
+    if long * limits[0] > limits[1] * short:
+        sides = (max(1, round(limits[1] * short / long)), limits[1])
+    return sides if height <= width else (sides[1], sides[0])
 
 
 def _cut_middle(pixels: Tensor, box: tuple[int, int]) -> Tensor:

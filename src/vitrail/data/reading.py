@@ -26,6 +26,9 @@ PictureTransform = Callable[[UInt8[Tensor, "c h w"]], Tensor | Mapping[str, Tens
 """uint8 pixels to the model's input, or to several tensors by name: ``"images"`` and extras. Random only through
 torch's global generator."""
 
+Collate = Callable[[list[dict[str, Tensor]]], dict[str, Tensor]]
+"""The samples of a batch, each with ``"images"`` and extras, into tensors with the batch first."""
+
 OnError = Literal["raise", "skip"]
 Task = tuple[int, int, NDArray[np.int64]]
 """Epoch, batch number and sample indices."""
@@ -107,6 +110,7 @@ class BatchReader(Dataset[Outcome]):
         cache: where to take pixels from before asking the source, or None.
         hands: where to say what is being read.
         soft_labels: whether labels are the source's class probabilities instead of its class numbers.
+        collate: stacks samples.
     """
 
     def __init__(
@@ -120,6 +124,7 @@ class BatchReader(Dataset[Outcome]):
         cache: PictureCache | None,
         hands: Hands,
         soft_labels: bool = False,
+        collate: Collate = default_collate,
     ) -> None:
         self.source = source
         self.transform = transform
@@ -132,6 +137,7 @@ class BatchReader(Dataset[Outcome]):
         self.labels: NDArray[np.int64] | NDArray[np.float32] | None = source.labels if source.classes else None
         if soft_labels:
             self.labels = source.probabilities
+        self.collate = collate
 
     def __getitem__(self, task: Task) -> Outcome:
         epoch, number, _ = task
@@ -171,7 +177,7 @@ class BatchReader(Dataset[Outcome]):
             raise VitrailError(
                 f"Every picture of batch {number} is broken: " + "; ".join(f"{printable(n)}: {r}" for n, r in skipped)
             )
-        stacked: dict[str, Tensor] = default_collate(samples)
+        stacked = self.collate(samples)
         labels = None if self.labels is None else torch.from_numpy(self.labels[kept])
         names = tuple(self.source.name(index) for index in kept)
         return Outcome(stacked.pop("images"), labels, torch.tensor(kept), stacked, names, tuple(skipped))

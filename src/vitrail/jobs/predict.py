@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from vitrail.jobs.detect import predict_detection
 from vitrail.jobs.inference import Hardware
 from vitrail.jobs.models import open_model
 from vitrail.jobs.predict_classes import predict_classes
 from vitrail.jobs.predict_config import PredictConfig
 from vitrail.jobs.tables import Row
-from vitrail.models import Backbone, Model
+from vitrail.models import Backbone, Detr, Model
 from vitrail.weights import Artefact
 
 Form = Callable[[PredictConfig, Artefact, Hardware], list[Row]]
@@ -17,6 +18,7 @@ Form = Callable[[PredictConfig, Artefact, Hardware], list[Row]]
 
 FORMS: dict[type[Model], Form] = {
     Backbone: predict_classes,
+    Detr: predict_detection,
 }
 """By the kind of model; the first that fits answers."""
 

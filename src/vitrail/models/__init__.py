@@ -4,6 +4,7 @@ from vitrail.models.autoencoder import Autoencoder, AutoencoderConfig
 from vitrail.models.backbone import Backbone
 from vitrail.models.catalogue import FAMILIES, MODELS, build, build_unfilled, config_of, list_models, with_overrides
 from vitrail.models.conv import ConvNeXt, ConvNeXtConfig, ResNet, ResNetConfig
+from vitrail.models.detr import Detr, DetrConfig, DetrOutput
 from vitrail.models.dinov3 import DINOv3, DINOv3Config
 from vitrail.models.dit import DiffusionTransformer, DiTConfig
 from vitrail.models.dit_sample import sample_latents
@@ -24,6 +25,9 @@ __all__ = [
     "ConvNeXtConfig",
     "DINOv3",
     "DINOv3Config",
+    "Detr",
+    "DetrConfig",
+    "DetrOutput",
     "DiTConfig",
     "DiffusionTransformer",
     "MAEConfig",

@@ -12,6 +12,7 @@ import torch
 
 from vitrail.contracts import VitrailError
 from vitrail.models.conv import CONV_MODELS, ConvNeXt, ConvNeXtConfig, ResNet, ResNetConfig
+from vitrail.models.detr import DETR_MODELS, Detr, DetrConfig
 from vitrail.models.dinov3 import DINOV3_MODELS, DINOv3, DINOv3Config
 from vitrail.models.dit import DIT_MODELS, DiffusionTransformer, DiTConfig
 from vitrail.models.mae import MAE_MODELS, MAEConfig, MaskedAutoencoder
@@ -29,6 +30,7 @@ FAMILIES: dict[type[ModelConfig], Callable[[Any], Model]] = {
     MAEConfig: MaskedAutoencoder,
     VideoConfig: VideoTransformer,
     VideoMAEConfig: MaskedVideoAutoencoder,
+    DetrConfig: Detr,
 }
 MODELS: dict[str, ModelConfig] = {
     **VIT_MODELS,
@@ -38,6 +40,7 @@ MODELS: dict[str, ModelConfig] = {
     **MAE_MODELS,
     **VIDEO_MODELS,
     **VIDEOMAE_MODELS,
+    **DETR_MODELS,
 }
 
 

@@ -14,6 +14,7 @@ from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, HFValidat
 from vitrail.data.preprocess import HALF_MEAN, HALF_STD, IMAGENET_MEAN, IMAGENET_STD, Preprocess
 from vitrail.models import MODELS
 from vitrail.nn.position import ResizeName
+from vitrail.weights import detr
 from vitrail.weights.dinov2_onnx import packaged
 from vitrail.weights.files import WEIGHT_FILES, CheckpointError
 from vitrail.weights.preprocessing import crop_share
@@ -166,7 +167,7 @@ def _entries() -> dict[str, Pretrained]:
             (registers, f"vit_{size}_patch14_reg4_dinov2", None),
         ):
             table[repo] = Pretrained(repo, model, repo, "Apache-2.0", DINOV2_CLASSIFY, package=finder)
-    table |= _dinov3(table) | _masked()
+    table |= _dinov3(table) | _masked() | _detr()
     # The names that DINO's authors gave their models, and those of our table.
     for short, size in (("s", "small"), ("b", "base")):
         for patch in (16, 8):
@@ -174,6 +175,16 @@ def _entries() -> dict[str, Pretrained]:
             for name in (f"dino_vit{short}{patch}", f"vit_{size}_patch{patch}_dino"):
                 table[name] = replace(entry, name=name)
     return table
+
+
+def _detr() -> dict[str, Pretrained]:
+    """The authors' repositories in Transformers' naming, under our names too."""
+    found: dict[str, Pretrained] = {}
+    for size in ("50", "50_dc5", "101", "101_dc5"):
+        repo = f"facebook/detr-resnet-{size.replace('_', '-')}"
+        for name in (repo, f"detr_resnet{size}"):
+            found[name] = Pretrained(name, f"detr_resnet{size}", repo, "Apache-2.0", detr.PREPROCESS)
+    return found
 
 
 def _dinov3(table: dict[str, Pretrained]) -> dict[str, Pretrained]:

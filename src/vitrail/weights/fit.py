@@ -8,6 +8,7 @@ import torch
 
 from vitrail.models import (
     ConvNeXtConfig,
+    DetrConfig,
     DINOv3Config,
     DiTConfig,
     MAEConfig,
@@ -20,7 +21,7 @@ from vitrail.models import (
     build,
     build_unfilled,
 )
-from vitrail.weights import adapt_autoencoder, adapt_conv, adapt_dinov3, adapt_video, adapt_vit, dit
+from vitrail.weights import adapt_autoencoder, adapt_conv, adapt_dinov3, adapt_video, adapt_vit, detr, dit
 from vitrail.weights.account import Account, shorten
 from vitrail.weights.adapt import Adaptation
 from vitrail.weights.files import CheckpointError
@@ -35,6 +36,7 @@ ADAPTATIONS: dict[type[ModelConfig], Adaptation] = {
     MAEConfig: adapt_autoencoder.PICTURES,
     VideoConfig: adapt_video.ADAPTATION,
     VideoMAEConfig: adapt_autoencoder.CLIPS,
+    DetrConfig: detr.ADAPTATION,
 }
 
 FRESH = "not in the checkpoint: initialised anew"

@@ -9,19 +9,7 @@ from pathlib import Path
 import torch
 
 from vitrail.models import build
-from vitrail.weights import (
-    conv,
-    dinov2,
-    dinov3,
-    dit,
-    google,
-    hf,
-    hf_mae,
-    hf_videomae,
-    mae,
-    timm,
-    videomae,
-)
+from vitrail.weights import conv, detr, dinov2, dinov3, dit, google, hf, hf_mae, hf_videomae, mae, timm, videomae
 from vitrail.weights.account import Account, shorten
 from vitrail.weights.artefact import is_artefact, read_artefact
 from vitrail.weights.dinov2_onnx import read_onnx
@@ -37,6 +25,7 @@ FORMATS: tuple[Format, ...] = (
     videomae.FORMAT,
     hf_mae.FORMAT,
     hf_videomae.FORMAT,
+    *detr.FORMATS,
     dinov2.FORMAT,
     hf.FORMAT,
     google.FORMAT,

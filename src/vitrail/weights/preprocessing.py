@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from vitrail.contracts import VitrailError
-from vitrail.data.preprocess import HALF_MEAN, HALF_STD, Interpolation, Preprocess, Resize
+from vitrail.data.preprocess import HALF_MEAN, HALF_STD, IMAGENET_MEAN, IMAGENET_STD, Interpolation, Preprocess, Resize
 from vitrail.weights.files import CheckpointError, Raw
 
 PILLOW: dict[int, Interpolation] = {0: "nearest", 2: "bilinear", 3: "bicubic"}
@@ -63,6 +63,16 @@ def to_timm(preprocess: Preprocess) -> dict[str, Any]:
 
 def from_transformers(values: Mapping[str, Any]) -> Preprocess:
     """From Transformers' ``preprocessor_config.json``, of any age."""
+    bounds = _bounds(values)
+    if bounds is not None:
+        return Preprocess(
+            size=bounds,
+            crop=1.0,
+            resize="bounded",
+            interpolation=PILLOW[values.get("resample", 2)],
+            mean=tuple(values.get("image_mean") or IMAGENET_MEAN),
+            std=tuple(values.get("image_std") or IMAGENET_STD),
+        )
     size, resize = _resized(values["size"])
     cut = values.get("crop_size") if values.get("do_center_crop", "crop_size" in values) else None
     out = _resized(cut)[0] if cut is not None else size
@@ -74,6 +84,16 @@ def from_transformers(values: Mapping[str, Any]) -> Preprocess:
         mean=tuple(values.get("image_mean") or HALF_MEAN),
         std=tuple(values.get("image_std") or HALF_STD),
     )
+
+
+def _bounds(values: Mapping[str, Any]) -> tuple[int, int] | None:
+    """Short side and the most of the long one, where a processor has both."""
+    size = values["size"]
+    if isinstance(size, int) and values.get("max_size"):
+        return size, values["max_size"]
+    if isinstance(size, Mapping) and {"shortest_edge", "longest_edge"} <= size.keys():
+        return size["shortest_edge"], size["longest_edge"]
+    return None
 
 
 def _resized(size: int | Mapping[str, int] | list[int]) -> tuple[tuple[int, int], Resize]:
@@ -89,6 +109,14 @@ def _resized(size: int | Mapping[str, int] | list[int]) -> tuple[tuple[int, int]
 def to_transformers(preprocess: Preprocess) -> dict[str, Any]:
     """A ``preprocessor_config.json`` that Transformers' image processors take."""
     height, width = preprocess.size
+    if preprocess.resize == "bounded":
+        return {
+            "image_processor_type": "DetrImageProcessor",
+            "do_resize": True,
+            "size": {"shortest_edge": height, "longest_edge": width},
+            **_values(preprocess),
+            "do_pad": True,
+        }
     box = {"height": int(height / preprocess.crop), "width": int(width / preprocess.crop)}
     if preprocess.resize == "shortest":
         if height != width:
@@ -101,8 +129,15 @@ def to_transformers(preprocess: Preprocess) -> dict[str, Any]:
         "image_processor_type": kind,
         "do_resize": True,
         "size": size,
-        "resample": next(number for number, name in PILLOW.items() if name == preprocess.interpolation),
         **({"do_center_crop": True, "crop_size": {"height": height, "width": width}} if crops else {}),
+        **_values(preprocess),
+    }
+
+
+def _values(preprocess: Preprocess) -> dict[str, Any]:
+    """What becomes of the pixels' values, which all processors call the same."""
+    return {
+        "resample": next(number for number, name in PILLOW.items() if name == preprocess.interpolation),
         "do_rescale": True,
         "rescale_factor": 1 / 255,
         "do_normalize": True,

@@ -6,6 +6,7 @@ from typing import Literal
 
 from vitrail.models import (
     ConvNeXtConfig,
+    DetrConfig,
     DINOv3Config,
     MAEConfig,
     ModelConfig,
@@ -14,7 +15,7 @@ from vitrail.models import (
     VideoMAEConfig,
     ViTConfig,
 )
-from vitrail.weights import hf_mae, hf_videomae, mae, write_conv, write_dinov3, write_vit
+from vitrail.weights import hf_mae, hf_videomae, mae, write_conv, write_detr, write_dinov3, write_vit
 from vitrail.weights.names import Writer
 
 WRITERS: dict[Literal["timm", "transformers"], dict[type[ModelConfig], Writer]] = {
@@ -31,5 +32,6 @@ WRITERS: dict[Literal["timm", "transformers"], dict[type[ModelConfig], Writer]] 
         MAEConfig: hf_mae.for_transformers,
         VideoConfig: hf_videomae.video_for_transformers,
         VideoMAEConfig: hf_videomae.videomae_for_transformers,
+        DetrConfig: write_detr.for_transformers,
     },
 }

@@ -1,0 +1,176 @@
+"""What a detector finds in pictures: a table with a row for every box, and on request the pictures with them drawn."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import matplotlib
+import torch
+from matplotlib import font_manager
+from matplotlib.colors import to_hex
+from PIL import Image
+from torchvision.ops import clip_boxes_to_image
+from torchvision.utils import draw_bounding_boxes
+
+from vitrail.contracts import VitrailError
+from vitrail.data import (
+    BrokenPicture,
+    FileSource,
+    Loader,
+    SizedTransform,
+    Source,
+    SubsetSource,
+    list_pictures,
+    pad_collate,
+    read_picture,
+    to_picture,
+    to_pixels,
+)
+from vitrail.heads import Detections, detections
+from vitrail.jobs.bulk import fingerprint, run_in_parts
+from vitrail.jobs.inference import Hardware
+from vitrail.jobs.models import require_classes, weights_digest
+from vitrail.jobs.predict_config import PredictConfig
+from vitrail.jobs.progress import say, track
+from vitrail.jobs.settings import default_out
+from vitrail.jobs.tables import Row, check_table_name
+from vitrail.models import Detr
+from vitrail.weights import Artefact
+
+CORNERS = ("x0", "y0", "x1", "y1")
+"""Left, top, right and bottom of a box, in pixels of the original picture."""
+
+
+def predict_detection(config: PredictConfig, artefact: Artefact, hardware: Hardware) -> list[Row]:
+    """Every box of at least ``config.threshold``, picture by picture, surest first: name, label, score and corners.
+
+    A picture in which nothing is found has no row.
+
+    Raises:
+        VitrailError: a model that is no detector or has no classes, an impossible threshold or name of a table.
+    """
+    model = artefact.model
+    if not isinstance(model, Detr):
+        raise VitrailError(f"boxes need a detector, not a {type(model).__name__}")
+    if not 0.0 <= config.threshold <= 1.0:
+        raise VitrailError(f"threshold must lie in 0 … 1, not {config.threshold}")
+    out = config.out or default_out("predict", config.source, config.model) / "boxes.csv"
+    check_table_name(out)
+    require_classes(artefact, config.model)
+    bands = 1 if model.in_channels == 1 else 3
+    source = FileSource(list_pictures(config.source), bands, config.source)
+    names = [source.name(i) for i in range(len(source))]
+
+    def work(part: range) -> list[Row]:
+        found = find(config, artefact, model, hardware, SubsetSource(source, list(part)))
+        return [row for name, objects in found for row in _rows(name, objects, artefact.classes)]
+
+    key = fingerprint(weights_digest(model), artefact.preprocess, hardware.precision.name, config.threshold)
+    rows = run_in_parts(names, key, work, out)
+    if config.draw is not None:
+        drawn = draw_detections(names, rows, artefact.classes, config.draw, bands)
+        say(f"{len(drawn)} pictures with boxes → {config.draw}")
+    say(f"{len(rows)} boxes in {len(names)} pictures → {out}")
+    return rows
+
+
+def find(
+    config: PredictConfig, artefact: Artefact, model: Detr, hardware: Hardware, source: Source
+) -> list[tuple[str, Detections]]:
+    """The objects of every picture by its name, boxes in its own pixels and inside it."""
+    loader = Loader(
+        source,
+        SizedTransform(artefact.preprocess),
+        batch_size=min(config.batch_size, len(source)),
+        seed=config.seed,
+        shuffle=False,
+        drop_last=False,
+        workers=config.workers if len(source) > config.batch_size else 0,
+        on_error=config.on_error,
+        collate=pad_collate,
+    )
+    found: list[tuple[str, Detections]] = []
+    with track("predict", len(source)) as advance, torch.inference_mode():
+        for batch in loader.epoch(0):
+            sizes = batch.extras["size"]
+            images, mask = (x.to(hardware.device, non_blocking=True) for x in (batch.images, batch.extras["mask"]))
+            with hardware.precision.autocast(hardware.device):
+                # Without padding there is nothing to hide, and the fused kernel is quickest without a mask.
+                answer = model(images, None if bool(batch.extras["mask"].all()) else mask)
+            objects = detections(answer.logits.cpu(), answer.boxes.cpu(), sizes, config.threshold)
+            for name, size, kept in zip(batch.names, sizes.tolist(), objects, strict=True):
+                found.append((name, kept._replace(boxes=clip_boxes_to_image(kept.boxes, (size[0], size[1])))))
+            advance(len(batch))
+    for name, reason in loader.skipped:
+        say(f"skipped {name}: {reason}")
+    return found
+
+
+def _rows(name: str, objects: Detections, classes: Sequence[str]) -> list[Row]:
+    scores, labels, boxes = (values.tolist() for values in objects)
+    return [
+        {
+            "name": name,
+            "label": classes[label],
+            "score": round(score, 6),
+            **{corner: round(place, 2) for corner, place in zip(CORNERS, box, strict=True)},
+        }
+        for score, label, box in zip(scores, labels, boxes, strict=True)
+    ]
+
+
+def draw_detections(
+    names: Sequence[str], rows: Sequence[Row], classes: Sequence[str], folder: Path, bands: int = 3
+) -> list[Path]:
+    """Every picture with its boxes drawn on it, as ``folder/<stem>.png``, numbered where stems repeat.
+
+    Args:
+        names: the pictures' paths; broken ones are left out.
+        rows: of :func:`predict_detection`.
+        classes: each has a colour of its own, by its number.
+        folder: made where it does not exist.
+        bands: 1 or 3, as the pictures are read.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    of_picture: dict[str, list[Row]] = {name: [] for name in names}
+    for row in rows:
+        of_picture[row["name"]].append(row)
+    counts: dict[str, int] = {}
+    drawn = []
+    for name, boxes in of_picture.items():
+        try:
+            picture = read_picture(name, bands)
+        except BrokenPicture:
+            continue
+        stem = Path(name).stem
+        counts[stem] = count = counts.get(stem, 0) + 1
+        path = folder / f"{stem if count == 1 else f'{stem}-{count}'}.png"
+        draw_boxes(picture, boxes, classes).save(path)
+        drawn.append(path)
+    return drawn
+
+
+def draw_boxes(picture: Image.Image, rows: Sequence[Row], classes: Sequence[str]) -> Image.Image:
+    """A picture with boxes, their labels and scores; lines and letters grow with the picture."""
+    picture = picture.convert("RGB")
+    if not rows:
+        return picture
+    palette = matplotlib.colormaps["tab20"]
+    colours: list[str | tuple[int, int, int]] = [
+        to_hex(palette(classes.index(row["label"]) % palette.N)) for row in rows
+    ]
+    side = max(picture.size)
+    drawn = draw_bounding_boxes(
+        to_pixels(picture),
+        torch.tensor([[row[corner] for corner in CORNERS] for row in rows]),
+        labels=[f"{row['label']} {row['score']:.2f}" for row in rows],
+        colors=colours,
+        width=max(2, side // 250),
+        font=font_manager.findfont("DejaVu Sans"),
+        font_size=max(10, side // 50),
+        label_background_colors=colours,
+        label_colors="black",
+        fill_labels=True,
+    )
+    return to_picture(drawn)
