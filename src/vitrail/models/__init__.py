@@ -2,6 +2,7 @@
 
 from vitrail.models.autoencoder import Autoencoder, AutoencoderConfig
 from vitrail.models.backbone import Backbone
+from vitrail.models.beit import Beit, BeitConfig
 from vitrail.models.catalogue import FAMILIES, MODELS, build, build_unfilled, config_of, list_models, with_overrides
 from vitrail.models.conv import ConvNeXt, ConvNeXtConfig, ResNet, ResNetConfig
 from vitrail.models.dinov3 import DINOv3, DINOv3Config
@@ -10,6 +11,7 @@ from vitrail.models.dit_sample import sample_latents
 from vitrail.models.mae import MAEConfig, MaskedAutoencoder
 from vitrail.models.model import Model, ModelConfig
 from vitrail.models.plain import Plain, PlainConfig
+from vitrail.models.swin import Swin, SwinConfig
 from vitrail.models.video import VideoConfig, VideoTransformer
 from vitrail.models.videomae import MaskedVideoAutoencoder, VideoMAEConfig
 from vitrail.models.vit import VisionTransformer, ViTConfig
@@ -20,6 +22,8 @@ __all__ = [
     "Autoencoder",
     "AutoencoderConfig",
     "Backbone",
+    "Beit",
+    "BeitConfig",
     "ConvNeXt",
     "ConvNeXtConfig",
     "DINOv3",
@@ -35,6 +39,8 @@ __all__ = [
     "PlainConfig",
     "ResNet",
     "ResNetConfig",
+    "Swin",
+    "SwinConfig",
     "ViTConfig",
     "VideoConfig",
     "VideoMAEConfig",
