@@ -59,7 +59,7 @@ class SwinConfig(ModelConfig):
     window_size: int | tuple[int, ...] = 7
     mlp_ratio: float = 4.0
     qkv_bias: bool = True
-    bias_resize: BiasResizeName = "geometric"
+    bias_resize: BiasResizeName = "bicubic"
     norm_eps: float = 1e-5
     dropout: float = 0.0
     attention_dropout: float = 0.0

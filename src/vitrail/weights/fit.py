@@ -7,6 +7,7 @@ from dataclasses import fields, replace
 import torch
 
 from vitrail.models import (
+    BeitConfig,
     ConvNeXtConfig,
     DINOv3Config,
     DiTConfig,
@@ -14,13 +15,14 @@ from vitrail.models import (
     Model,
     ModelConfig,
     ResNetConfig,
+    SwinConfig,
     VideoConfig,
     VideoMAEConfig,
     ViTConfig,
     build,
     build_unfilled,
 )
-from vitrail.weights import adapt_autoencoder, adapt_conv, adapt_dinov3, adapt_video, adapt_vit, dit
+from vitrail.weights import adapt_autoencoder, adapt_conv, adapt_dinov3, adapt_relative, adapt_video, adapt_vit, dit
 from vitrail.weights.account import Account, shorten
 from vitrail.weights.adapt import Adaptation
 from vitrail.weights.files import CheckpointError
@@ -35,6 +37,8 @@ ADAPTATIONS: dict[type[ModelConfig], Adaptation] = {
     MAEConfig: adapt_autoencoder.PICTURES,
     VideoConfig: adapt_video.ADAPTATION,
     VideoMAEConfig: adapt_autoencoder.CLIPS,
+    SwinConfig: adapt_relative.SWIN,
+    BeitConfig: adapt_relative.BEIT,
 }
 
 FRESH = "not in the checkpoint: initialised anew"

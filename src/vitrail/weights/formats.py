@@ -10,6 +10,7 @@ import torch
 
 from vitrail.models import build
 from vitrail.weights import (
+    beit,
     conv,
     dinov2,
     dinov3,
@@ -19,6 +20,7 @@ from vitrail.weights import (
     hf_mae,
     hf_videomae,
     mae,
+    swin,
     timm,
     videomae,
 )
@@ -32,6 +34,8 @@ from vitrail.weights.preprocessing import stored_preprocess
 FORMATS: tuple[Format, ...] = (
     *dinov3.FORMATS,
     *conv.FORMATS,
+    *swin.FORMATS,
+    *beit.FORMATS,
     mae.FORMAT,
     *dit.FORMATS,
     videomae.FORMAT,
