@@ -2,21 +2,14 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
 import torch
 
 from vitrail.contracts import VitrailError
+from vitrail.explain import record
 from vitrail.models import Beit, build, config_of, list_models
+from vitrail.nn.relative import BIAS_RESIZES, resize_bias
 
-from .families import (
-    assert_attention_is_recorded,
-    assert_compiles,
-    assert_runs_in_half,
-    assert_survives_an_artefact,
-    assert_trains,
-)
 from .peers import perturb, pictures
 from .tiny_beit import TINY
 
@@ -50,38 +43,33 @@ def test_every_published_size_has_a_name() -> None:
 @every_tiny
 @pytest.mark.parametrize("size", [(48, 48), (32, 80)])
 def test_trains(name: str, size: tuple[int, int]) -> None:
-    model = tiny(name)
-    assert_trains(model, pictures(*size), frozenset({"mask_token"} & dict(model.named_parameters()).keys()))
+    model = tiny(name).train()
+    model(pictures(*size)).square().sum().backward()
+    idle = {n for n, p in model.named_parameters() if p.grad is None or not p.grad.any()}
+    assert idle == ({"mask_token"} if model.config.mask_token else set())
 
 
 @every_tiny
 @pytest.mark.parametrize("size", [(48, 48), (32, 80)])
-def test_half_precision(name: str, size: tuple[int, int]) -> None:
-    assert_runs_in_half(tiny(name), pictures(*size))
-
-
-@every_tiny
-@pytest.mark.parametrize("size", [(48, 48), (32, 80)])
-def test_compiles(name: str, size: tuple[int, int]) -> None:
-    assert_compiles(tiny(name), pictures(*size))
-
-
-@every_tiny
-def test_artefact(name: str, tmp_path: Path) -> None:
-    assert_survives_an_artefact(tiny(name), pictures(48, 48), tmp_path / "a")
-
-
-@every_tiny
-@pytest.mark.parametrize("size", [(48, 48), (32, 80)])
-def test_attention_is_recorded(name: str, size: tuple[int, int]) -> None:
-    assert_attention_is_recorded(tiny(name), pictures(*size), layers=2)
+def test_recorded_attention_has_the_relative_positions_in_it(name: str, size: tuple[int, int]) -> None:
+    model = tiny(name).eval()
+    rows = []
+    for scale in (1.0, 0.0):
+        for parameter_name, parameter in model.named_parameters():
+            if parameter_name.endswith("bias_table"):
+                parameter.data *= scale
+        with record(model, queries=None) as attention, torch.no_grad():
+            model(pictures(*size))
+        weights = attention[0].weights
+        assert attention[0].grid == (size[0] // 16, size[1] // 16) and attention[0].prefix == 1
+        torch.testing.assert_close(weights.sum(-1), torch.ones(weights.shape[:-1]))
+        rows.append(weights)
+    assert float((rows[0] - rows[1]).abs().max()) > 1e-3
 
 
 @every_tiny
 @pytest.mark.parametrize("variant", ["geometric", "bilinear", "bicubic"])
 def test_another_size_equals_a_model_made_for_it_with_the_table_resized(name: str, variant: str) -> None:
-    from vitrail.nn.relative import BIAS_RESIZES, resize_bias
-
     model = tiny(name, bias_resize=variant).eval()
     other = tiny(name, bias_resize=variant, img_size=(32, 80)).eval()
     weights = model.state_dict()
@@ -116,8 +104,9 @@ def test_the_mask_token_stands_for_masked_patches_only() -> None:
 
 
 def test_dropped_patches_train_with_tables_for_each_layer() -> None:
-    model = tiny(patch_drop=0.5)
-    assert_trains(model, pictures(48, 48))
+    model = tiny(patch_drop=0.5).train()
+    model(pictures(48, 48)).square().sum().backward()
+    assert all(p.grad is not None and p.grad.any() for p in model.parameters())
     with pytest.raises(VitrailError, match="shared_bias=False"):
         tiny(patch_drop=0.5, shared_bias=True)
 

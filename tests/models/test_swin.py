@@ -8,17 +8,13 @@ import pytest
 import torch
 
 from vitrail.contracts import VitrailError
+from vitrail.data import Preprocess
+from vitrail.explain import record
 from vitrail.models import Swin, build, config_of, list_models
 from vitrail.models.tune import tune_last, tune_lora
 from vitrail.nn import WindowMixer
+from vitrail.weights import Artefact, load_artefact
 
-from .families import (
-    assert_attention_is_recorded,
-    assert_compiles,
-    assert_runs_in_half,
-    assert_survives_an_artefact,
-    assert_trains,
-)
 from .peers import perturb, pictures
 from .tiny_swin import TINY
 
@@ -83,36 +79,40 @@ def test_a_patch_changes_its_own_window_only_until_windows_move() -> None:
     other = images.clone()
     other[..., :4, :4] += 1.0
     first, second = (model.layers[0].blocks.taps(model.embed(x), [0, 1]) for x in (images, other))
-    changed = [(a.values != b.values).any(-1)[0].view(8, 8).nonzero().max().item() for a, b in zip(first, second, strict=True)]
-    assert changed == [1, 2]
+    changed = [(a.values != b.values).any(-1)[0].view(8, 8) for a, b in zip(first, second, strict=True)]
+    assert [int(places.nonzero().max()) for places in changed] == [1, 2]
 
 
 @pytest.mark.parametrize("size", [(56, 56), (44, 100)])
 def test_trains(size: tuple[int, int]) -> None:
-    assert_trains(tiny(), pictures(*size))
+    model = tiny().train()
+    model(pictures(*size)).square().sum().backward()
+    assert all(p.grad is not None and p.grad.any() for p in model.parameters())
 
 
-@pytest.mark.parametrize("size", [(56, 56), (44, 60)])
-def test_half_precision(size: tuple[int, int]) -> None:
-    assert_runs_in_half(tiny(), pictures(*size))
+def test_artefact_keeps_the_window_of_each_stage(tmp_path: Path) -> None:
+    model = tiny(window_size=(7, 7, 4, 1)).eval()
+    Artefact(model, (), Preprocess(size=(56, 56))).save_pretrained(tmp_path / "a")
+    loaded = load_artefact(tmp_path / "a").model
+    assert loaded.config == model.config
+    assert torch.equal(loaded(pictures(56, 56)), model(pictures(56, 56)))
 
 
-@pytest.mark.parametrize("size", [(56, 56), (44, 60)])
-def test_compiles(size: tuple[int, int]) -> None:
-    assert_compiles(tiny(), pictures(*size))
-
-
-def test_artefact(tmp_path: Path) -> None:
-    assert_survives_an_artefact(tiny(window_size=(7, 7, 4, 2)), pictures(56, 56), tmp_path / "a")
-
-
-def test_attention_is_recorded() -> None:
-    assert_attention_is_recorded(tiny(), pictures(56, 56), layers=8)
+def test_attention_is_recorded_on_the_grid_of_each_stage() -> None:
+    model = tiny().eval()
+    with record(model, queries=None) as attention, torch.no_grad():
+        model(pictures(56, 56))
+    sides = (14, 14, 7, 7, 4, 4, 2, 2)
+    assert attention.layers == tuple(range(8))
+    for layer, side in enumerate(sides):
+        weights = attention[layer].weights
+        assert attention[layer].grid == (side, side) and weights.shape[-2:] == (side**2, side**2)
+        torch.testing.assert_close(weights.sum(-1), torch.ones(weights.shape[:-1]))
+    window = attention[0].maps()[0, 0, 0]
+    assert bool((window[:7, :7] > 0).all()) and not window[7:].any() and not window[:, 7:].any()
 
 
 def test_what_filled_up_places_took_is_left_out_of_recorded_rows() -> None:
-    from vitrail.explain import record
-
     model = tiny().eval()
     with record(model, queries=((0, 0),)) as attention, torch.no_grad():
         model(pictures(44, 60))

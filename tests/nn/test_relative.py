@@ -100,7 +100,8 @@ def test_the_distance_zero_stays_in_the_middle(variant: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("old", "new", "extra"), [((7, 7), (12, 12), 0), ((14, 14), (24, 24), 3), ((12, 12), (7, 7), 0), ((4, 6), (6, 3), 3)]
+    ("old", "new", "extra"),
+    [((7, 7), (12, 12), 0), ((14, 14), (24, 24), 3), ((12, 12), (7, 7), 0), ((4, 6), (6, 3), 3)],
 )
 def test_geometric_resize_equals_timm(old: tuple[int, int], new: tuple[int, int], extra: int) -> None:
     layers = pytest.importorskip("timm.layers")

@@ -52,9 +52,7 @@ class BeitConfig(PlainConfig):
         super().__post_init__()
         require_fitting_size(self.img_size, self.patch_size, self.fit)
         if self.shared_bias and self.patch_drop:
-            raise VitrailError(
-                "patch_drop needs shared_bias=False: a shared table does not know which patches are left"
-            )
+            raise VitrailError("patch_drop needs shared_bias=False: a shared table does not know what is left")
 
     @property
     def grid(self) -> Grid:

@@ -39,9 +39,7 @@ def resize_geometric(table: Float[Tensor, "1 d h w"], grid: Grid) -> Float[Tenso
     Short distances keep their values and only the long ones are stretched. The authors draw a cubic spline through the
     moved points, timm straight lines, as here.
     """
-    rows, columns = (
-        table.new_tensor(_stretch(old, new)) for old, new in zip(table.shape[-2:], grid, strict=True)
-    )
+    rows, columns = (table.new_tensor(_stretch(old, new)) for old, new in zip(table.shape[-2:], grid, strict=True))
     return rows @ table @ columns.T
 
 

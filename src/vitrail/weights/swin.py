@@ -160,7 +160,7 @@ def _state(raw: Raw, naming: Naming, drops: Mapping[str, str], account: Account)
     stages = blocks_in(tensors, pattern)
     depths = [blocks_in(tensors, pattern.replace(r"(\d+)", str(s)) + r"(\d+)\.") for s in range(stages)]
     rows = naming.table(depths)
-    # A backbone of the dense-prediction toolkits has a norm for each feature map; that of the last stage is the model's.
+    # A detector's backbone has a norm for each feature map: that of the last stage is the model's.
     rows += both("norm", f"norm{stages - 1}") + both("norm", f"hidden_states_norms.stage{stages}")
     return translate(tensors, rows, {**BUFFERS, **DENSE_DROPS, **drops}, account)
 
