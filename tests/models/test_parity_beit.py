@@ -32,8 +32,13 @@ def timm_peer(img_size: int | tuple[int, int] = 64, seed: int = 0, **options: ob
 
 def transformers_peer(kind: str, **options: object) -> nn.Module:
     numbers = {
-        **{"image_size": 64, "patch_size": 16, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2},
-        **{"intermediate_size": 128, "num_labels": 5},
+        "image_size": 64,
+        "patch_size": 16,
+        "hidden_size": 32,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+        "intermediate_size": 128,
+        "num_labels": 5,
     }
     config = transformers.BeitConfig(**{**numbers, **KINDS[kind], **options})
     return perturb(transformers.BeitForImageClassification(config))

@@ -102,8 +102,8 @@ def _bare(name: str) -> str:
 def timm_recognises(names: frozenset[str]) -> bool:
     """Separate biases of queries and values, and a table of distances."""
     bare = {_bare(name) for name in names}
-    tables = {SHARED_TABLE, f"blocks.0.attn.{TABLE}"}
-    return {"cls_token", "blocks.0.attn.qkv.weight", "blocks.0.attn.q_bias"} <= bare and bool(tables & bare)
+    needed = {"cls_token", "blocks.0.attn.qkv.weight", "blocks.0.attn.q_bias"}
+    return needed <= bare and any(name.endswith(TABLE) for name in bare)
 
 
 def transformers_recognises(names: frozenset[str]) -> bool:

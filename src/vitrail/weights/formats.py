@@ -80,6 +80,9 @@ def translate_file(path: str | Path) -> Translated:
         raw = read_raw(path)
         translated = recognise(raw.tensors, str(raw.path)).read(raw)
         translated = replace(translated, preprocess=stored_preprocess(raw) or translated.preprocess)
+        if not translated.config.num_classes:
+            # A config.json names classes also for a file that has no classifier (Transformers' pretrained models).
+            translated = replace(translated, classes=())
         if raw.wrappers:
             translated.account.notes.append(f"the weights are those under {' › '.join(map(repr, raw.wrappers))}")
     _require_complete(translated)
