@@ -9,7 +9,7 @@ import torch
 
 from vitrail.contracts import VitrailError
 from vitrail.data import Preprocess
-from vitrail.explain import record
+from vitrail.explain import attention_maps, mean_of_heads, record, rollout
 from vitrail.models import Swin, build, config_of, list_models
 from vitrail.models.tune import tune_last, tune_lora
 from vitrail.nn import WindowMixer
@@ -110,6 +110,15 @@ def test_attention_is_recorded_on_the_grid_of_each_stage() -> None:
         torch.testing.assert_close(weights.sum(-1), torch.ones(weights.shape[:-1]))
     window = attention[0].maps()[0, 0, 0]
     assert bool((window[:7, :7] > 0).all()) and not window[7:].any() and not window[:, 7:].any()
+
+
+def test_single_layers_are_mapped_and_rollout_through_several_grids_is_refused() -> None:
+    model, images = tiny(), pictures(56, 56)
+    assert attention_maps(model, images, 1).shape == (2, 14, 14)
+    with record(model, queries=None, fuse=mean_of_heads) as attention, torch.no_grad():
+        model(images)
+    with pytest.raises(VitrailError, match="layer 2 has 49 tokens and the one before it 196"):
+        rollout(attention)
 
 
 def test_what_filled_up_places_took_is_left_out_of_recorded_rows() -> None:
