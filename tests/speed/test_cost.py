@@ -24,6 +24,9 @@ GMACS = {
     "vit_giant_patch14_dinov2": 1784.2,
     "resnet50": 4.09,
     "convnext_tiny": 4.46,
+    "swin_tiny_patch4_window7_224": 4.51,
+    "swin_large_patch4_window7_224": 34.53,
+    "beit_base_patch16_224": 17.58,
 }
 """As timm states them, those of convolutional models as torchvision does."""
 

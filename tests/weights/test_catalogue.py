@@ -66,7 +66,7 @@ def test_the_first_tag_is_the_one_timm_means(architecture: str) -> None:
 def test_every_entry_fits_its_architecture(name: str) -> None:
     entry = PRETRAINED[name]
     assert entry.name == name
-    assert entry.licence in ("Apache-2.0", "BSD-3-Clause", "CC-BY-NC-4.0", "LicenseRef-DINOv3")
+    assert entry.licence in ("Apache-2.0", "BSD-3-Clause", "CC-BY-NC-4.0", "LicenseRef-DINOv3", "MIT")
     config = config_of(entry.model)
     if isinstance(config, PlainConfig):
         patch = as_pair(config.patch_size)

@@ -93,7 +93,7 @@ def rollout(attention: AttentionRecord, discard: float = 0.0) -> Float[Tensor, "
             it clears the haze that many layers of small weights add up to.
 
     Raises:
-        VitrailError: if layers or rows are missing, or ``discard`` is out of range.
+        VitrailError: if layers or rows are missing, layers have different grids, or ``discard`` is out of range.
     """
     if not 0.0 <= discard < 1.0:
         raise VitrailError(f"discard must be at least 0 and below 1, not {discard}")
@@ -107,6 +107,11 @@ def rollout(attention: AttentionRecord, discard: float = 0.0) -> Float[Tensor, "
         weights = _without_smallest(weights, int(discard * weights.shape[-1]))
         step = weights / weights.sum(dim=-1, keepdim=True)
         step = 0.5 * step + 0.5 * torch.eye(step.shape[-1])
+        if product is not None and product.shape != step.shape:
+            raise VitrailError(
+                f"rollout needs one grid in all layers, but layer {layer} has {step.shape[-1]} tokens and the one "
+                f"before it {product.shape[-1]}: look at single layers of such a model"
+            )
         product = step if product is None else step @ product
     if product is None:
         raise VitrailError("nothing was recorded: run the model inside the with block")

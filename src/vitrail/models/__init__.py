@@ -2,6 +2,7 @@
 
 from vitrail.models.autoencoder import Autoencoder, AutoencoderConfig
 from vitrail.models.backbone import Backbone
+from vitrail.models.beit import Beit, BeitConfig
 from vitrail.models.catalogue import FAMILIES, MODELS, build, build_unfilled, config_of, list_models, with_overrides
 from vitrail.models.conv import ConvNeXt, ConvNeXtConfig, ResNet, ResNetConfig
 from vitrail.models.detr import Detr, DetrConfig, DetrOutput
@@ -11,6 +12,7 @@ from vitrail.models.dit_sample import sample_latents
 from vitrail.models.mae import MAEConfig, MaskedAutoencoder
 from vitrail.models.model import Model, ModelConfig
 from vitrail.models.plain import Plain, PlainConfig
+from vitrail.models.swin import Swin, SwinConfig
 from vitrail.models.video import VideoConfig, VideoTransformer
 from vitrail.models.videomae import MaskedVideoAutoencoder, VideoMAEConfig
 from vitrail.models.vit import VisionTransformer, ViTConfig
@@ -21,6 +23,8 @@ __all__ = [
     "Autoencoder",
     "AutoencoderConfig",
     "Backbone",
+    "Beit",
+    "BeitConfig",
     "ConvNeXt",
     "ConvNeXtConfig",
     "DINOv3",
@@ -39,6 +43,8 @@ __all__ = [
     "PlainConfig",
     "ResNet",
     "ResNetConfig",
+    "Swin",
+    "SwinConfig",
     "ViTConfig",
     "VideoConfig",
     "VideoMAEConfig",

@@ -11,12 +11,14 @@ from typing import Any
 import torch
 
 from vitrail.contracts import VitrailError
+from vitrail.models.beit import BEIT_MODELS, Beit, BeitConfig
 from vitrail.models.conv import CONV_MODELS, ConvNeXt, ConvNeXtConfig, ResNet, ResNetConfig
 from vitrail.models.detr import DETR_MODELS, Detr, DetrConfig
 from vitrail.models.dinov3 import DINOV3_MODELS, DINOv3, DINOv3Config
 from vitrail.models.dit import DIT_MODELS, DiffusionTransformer, DiTConfig
 from vitrail.models.mae import MAE_MODELS, MAEConfig, MaskedAutoencoder
 from vitrail.models.model import Model, ModelConfig
+from vitrail.models.swin import SWIN_MODELS, Swin, SwinConfig
 from vitrail.models.video import VIDEO_MODELS, VideoConfig, VideoTransformer
 from vitrail.models.videomae import VIDEOMAE_MODELS, MaskedVideoAutoencoder, VideoMAEConfig
 from vitrail.models.vit import VIT_MODELS, VisionTransformer, ViTConfig
@@ -31,6 +33,8 @@ FAMILIES: dict[type[ModelConfig], Callable[[Any], Model]] = {
     VideoConfig: VideoTransformer,
     VideoMAEConfig: MaskedVideoAutoencoder,
     DetrConfig: Detr,
+    SwinConfig: Swin,
+    BeitConfig: Beit,
 }
 MODELS: dict[str, ModelConfig] = {
     **VIT_MODELS,
@@ -41,6 +45,8 @@ MODELS: dict[str, ModelConfig] = {
     **VIDEO_MODELS,
     **VIDEOMAE_MODELS,
     **DETR_MODELS,
+    **SWIN_MODELS,
+    **BEIT_MODELS,
 }
 
 

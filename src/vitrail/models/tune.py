@@ -43,7 +43,7 @@ def tune_lora(rank: int, alpha: float) -> Tune:
 
     def adapt(model: Backbone) -> None:
         tune_head(model)
-        if not add_lora(model, lambda name: name.startswith("blocks."), rank, alpha):
+        if not add_lora(model, lambda name: "blocks" in name.split("."), rank, alpha):
             raise VitrailError(
                 f"a {type(model).__name__} has no linear layers in blocks that low-rank updates could stand beside: "
                 "tune all of it, the last blocks or the head"

@@ -21,7 +21,7 @@ from vitrail.contracts import VitrailError
 from vitrail.models.plain import Plain, PlainConfig, token
 from vitrail.nn.attention import Attention
 from vitrail.nn.block import Block, Norm, ParallelBlock
-from vitrail.nn.embed import FITS, FitName, PatchEmbed, as_pair, patch_grid, require_fitting_size
+from vitrail.nn.embed import FITS, FitName, PatchEmbed, fitted_grid, require_fitting_size
 from vitrail.nn.init import INITS, InitName
 from vitrail.nn.mlp import MLPS, MlpName
 from vitrail.nn.position import RESIZES, ResizeName, resize_positions, sincos_2d
@@ -69,11 +69,7 @@ class ViTConfig(PlainConfig):
     @property
     def grid(self) -> Grid:
         """The patch grid at ``img_size``."""
-        size, patch = as_pair(self.img_size), as_pair(self.patch_size)
-        if self.fit == "error":
-            return patch_grid(size, patch)
-        whole = (round, lambda x: -int(-x // 1))[self.fit == "pad"]
-        return tuple(max(1, whole(s / p)) for s, p in zip(size, patch, strict=True))
+        return fitted_grid(self.img_size, self.patch_size, self.fit)
 
 
 def _make_block(config: ViTConfig, norm: Norm, drop_path: float) -> nn.Module:

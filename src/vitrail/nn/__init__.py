@@ -7,8 +7,10 @@ from vitrail.nn.cross import CrossAttention, PlacedAttention
 from vitrail.nn.embed import PatchEmbed, TubeletEmbed
 from vitrail.nn.encoder import Encoder
 from vitrail.nn.linear import KeylessLinear
+from vitrail.nn.merging import PatchMerging
 from vitrail.nn.mixer import Mixer
 from vitrail.nn.mlp import Mlp, SwiGLU
+from vitrail.nn.relative import RelativePositionBias
 from vitrail.nn.residual import DropPath, LayerScale
 from vitrail.nn.rotary import RotaryGrid
 from vitrail.nn.tokens import Grid, Tokens
@@ -32,7 +34,9 @@ __all__ = [
     "MultiHeadAttention",
     "ParallelBlock",
     "PatchEmbed",
+    "PatchMerging",
     "PlacedAttention",
+    "RelativePositionBias",
     "Rotary",
     "RotaryGrid",
     "SwiGLU",

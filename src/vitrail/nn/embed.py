@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Literal
 
@@ -79,6 +80,15 @@ def require_fitting_size(img_size: int | Size, patch_size: int | Size, fit: FitN
             f"another size (such as {-(-size[0] // patch[0]) * patch[0]}x{-(-size[1] // patch[1]) * patch[1]}), "
             "or fit='pad' or fit='resize'"
         )
+
+
+def fitted_grid(img_size: int | Size, patch_size: int | Size, fit: FitName) -> Grid:
+    """How many patches a picture of a size has, down and across, once it was made to fit."""
+    size, patch = as_pair(img_size), as_pair(patch_size)
+    if fit == "error":
+        return patch_grid(size, patch)
+    whole = {"pad": math.ceil, "resize": round}[fit]
+    return tuple(max(1, whole(s / p)) for s, p in zip(size, patch, strict=True))
 
 
 class PatchEmbed(nn.Module):

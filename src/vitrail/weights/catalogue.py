@@ -101,23 +101,37 @@ TAGS: dict[str, tuple[str, ...]] = {
     },
     **{f"vit_{size}_patch16_dinov3": ("lvd1689m",) for size in ("small", "small_plus", "base", "huge_plus")},
     **{f"vit_{size}_patch16_dinov3": ("lvd1689m", "sat493m") for size in ("large", "7b")},
-    **{f"resnet{depth}": ("a1_in1k", "tv_in1k") for depth in (18, 34, 50, 101, 152)},
-    **{f"convnext_{size}": ("fb_in22k_ft_in1k", "fb_in1k") for size in ("tiny", "small", "base", "large")},
+    **{f"resnet{depth}": ("a1_in1k", "tv_in1k") for depth in (18, 34, 50)},
+    **{f"resnet{depth}": ("a1h_in1k", "a1_in1k", "tv_in1k") for depth in (101, 152)},
+    **{f"convnext_{size}": ("in12k_ft_in1k", "fb_in22k_ft_in1k", "fb_in1k") for size in ("tiny", "small")},
+    **{f"convnext_{size}": ("fb_in22k_ft_in1k", "fb_in1k") for size in ("base", "large")},
+    "swin_tiny_patch4_window7_224": ("ms_in1k", "ms_in22k_ft_in1k", "ms_in22k"),
+    "swin_small_patch4_window7_224": ("ms_in22k_ft_in1k", "ms_in1k", "ms_in22k"),
+    "swin_base_patch4_window7_224": ("ms_in22k_ft_in1k", "ms_in1k", "ms_in22k"),
+    "swin_base_patch4_window12_384": ("ms_in22k_ft_in1k", "ms_in1k", "ms_in22k"),
+    "swin_large_patch4_window7_224": ("ms_in22k_ft_in1k", "ms_in22k"),
+    "swin_large_patch4_window12_384": ("ms_in22k_ft_in1k", "ms_in22k"),
+    **{f"beit_{size}_patch16_224": ("in22k_ft_in22k_in1k", "in22k_ft_in22k") for size in ("base", "large")},
+    **{
+        f"beit_{size}": ("in22k_ft_in22k_in1k",)
+        for size in ("base_patch16_384", "large_patch16_384", "large_patch16_512")
+    },
 }
 """timm's tags of each architecture; the first is the one meant when none is named."""
 
 
 PREPROCESS: dict[str, Preprocess] = {
-    **dict.fromkeys(("dino", "mae", "fb_in1k"), DEIT),
+    **dict.fromkeys(("dino", "mae", "fb_in1k", "ms_in1k", "ms_in22k_ft_in1k", "ms_in22k"), DEIT),
     "lvd142m": DINOV2,
     "lvd1689m": DINOV3,
     "sat493m": replace(DINOV3, mean=SATELLITE_MEAN, std=SATELLITE_STD),
     "tv_in1k": RESNET,
-    "a1_in1k": RESNET_A1,
+    **dict.fromkeys(("a1_in1k", "a1h_in1k", "in12k_ft_in1k"), RESNET_A1),
 }
-"""By tag; the tags that are left out are AugReg's."""
+"""By tag; the tags that are left out are prepared as AugReg's."""
 LICENCES = {
     "mae": "CC-BY-NC-4.0",
+    **dict.fromkeys(("ms_in1k", "ms_in22k_ft_in1k", "ms_in22k"), "MIT"),
     "tv_in1k": "BSD-3-Clause",
     "lvd1689m": "LicenseRef-DINOv3",
     "sat493m": "LicenseRef-DINOv3",
@@ -126,9 +140,12 @@ LICENCES = {
 
 
 def _timm(architecture: str, tag: str) -> Pretrained:
-    preprocess = CONVNEXT if architecture.startswith("convnext") else PREPROCESS.get(tag, AUGREG)
-    if architecture.endswith("_384"):
-        preprocess = replace(preprocess, size=(384, 384), crop=1.0)
+    preprocess = (
+        CONVNEXT if architecture.startswith("convnext") and tag.startswith("fb_") else PREPROCESS.get(tag, AUGREG)
+    )
+    for pixels in (384, 512):
+        if architecture.endswith(f"_{pixels}"):
+            preprocess = replace(preprocess, size=(pixels, pixels), crop=1.0)
     offset = tag == "dino" or (tag == "lvd142m" and "reg4" not in architecture)
     return Pretrained(
         f"{architecture}.{tag}",
@@ -167,7 +184,7 @@ def _entries() -> dict[str, Pretrained]:
             (registers, f"vit_{size}_patch14_reg4_dinov2", None),
         ):
             table[repo] = Pretrained(repo, model, repo, "Apache-2.0", DINOV2_CLASSIFY, package=finder)
-    table |= _dinov3(table) | _masked() | _detr()
+    table |= _dinov3(table) | _masked() | _detr() | _microsoft()
     # The names that DINO's authors gave their models, and those of our table.
     for short, size in (("s", "small"), ("b", "base")):
         for patch in (16, 8):
@@ -222,6 +239,28 @@ def _masked() -> dict[str, Pretrained]:
             repo = f"MCG-NJU/videomae-{size}{kind}"
             table[repo] = Pretrained(repo, f"{prefix}videomae_{size}_patch16_224", repo, "CC-BY-NC-4.0", CLIPS)
     return table
+
+
+def _microsoft() -> dict[str, Pretrained]:
+    """Swin's and BEiT's repositories in Transformers' naming."""
+    swin = replace(DEIT, crop=1.0, resize="squash")
+    found: list[tuple[str, str, Preprocess]] = []
+    for size in ("tiny", "small", "base", "large"):
+        for window, pixels in ((7, 224), (12, 384)) if size in ("base", "large") else ((7, 224),):
+            model = f"swin_{size}_patch4_window{window}_{pixels}"
+            for suffix in ("", "-in22k") if size in ("base", "large") else ("",):
+                found.append((model.replace("_", "-") + suffix, model, swin.with_size((pixels, pixels))))
+    for size, pixels, suffixes in (
+        *((size, 224, ("", "-pt22k", "-pt22k-ft22k")) for size in ("base", "large")),
+        *(("base", 384, ("",)), ("large", 384, ("",)), ("large", 512, ("",))),
+    ):
+        model = f"beit_{size}_patch16_{pixels}"
+        for suffix in suffixes:
+            found.append((model.replace("_", "-") + suffix, model, SQUASHED.with_size((pixels, pixels))))
+    return {
+        f"microsoft/{repo}": Pretrained(f"microsoft/{repo}", model, f"microsoft/{repo}", "Apache-2.0", preprocess)
+        for repo, model, preprocess in found
+    }
 
 
 PRETRAINED: dict[str, Pretrained] = _entries()

@@ -7,6 +7,7 @@ from dataclasses import fields, replace
 import torch
 
 from vitrail.models import (
+    BeitConfig,
     ConvNeXtConfig,
     DetrConfig,
     DINOv3Config,
@@ -15,13 +16,23 @@ from vitrail.models import (
     Model,
     ModelConfig,
     ResNetConfig,
+    SwinConfig,
     VideoConfig,
     VideoMAEConfig,
     ViTConfig,
     build,
     build_unfilled,
 )
-from vitrail.weights import adapt_autoencoder, adapt_conv, adapt_dinov3, adapt_video, adapt_vit, detr, dit
+from vitrail.weights import (
+    adapt_autoencoder,
+    adapt_conv,
+    adapt_dinov3,
+    adapt_relative,
+    adapt_video,
+    adapt_vit,
+    detr,
+    dit,
+)
 from vitrail.weights.account import Account, shorten
 from vitrail.weights.adapt import Adaptation
 from vitrail.weights.files import CheckpointError
@@ -37,6 +48,8 @@ ADAPTATIONS: dict[type[ModelConfig], Adaptation] = {
     VideoConfig: adapt_video.ADAPTATION,
     VideoMAEConfig: adapt_autoencoder.CLIPS,
     DetrConfig: detr.ADAPTATION,
+    SwinConfig: adapt_relative.SWIN,
+    BeitConfig: adapt_relative.BEIT,
 }
 
 FRESH = "not in the checkpoint: initialised anew"

@@ -9,7 +9,22 @@ from pathlib import Path
 import torch
 
 from vitrail.models import build
-from vitrail.weights import conv, detr, dinov2, dinov3, dit, google, hf, hf_mae, hf_videomae, mae, timm, videomae
+from vitrail.weights import (
+    beit,
+    conv,
+    detr,
+    dinov2,
+    dinov3,
+    dit,
+    google,
+    hf,
+    hf_mae,
+    hf_videomae,
+    mae,
+    swin,
+    timm,
+    videomae,
+)
 from vitrail.weights.account import Account, shorten
 from vitrail.weights.artefact import is_artefact, read_artefact
 from vitrail.weights.dinov2_onnx import read_onnx
@@ -20,6 +35,8 @@ from vitrail.weights.preprocessing import stored_preprocess
 FORMATS: tuple[Format, ...] = (
     *dinov3.FORMATS,
     *conv.FORMATS,
+    *swin.FORMATS,
+    *beit.FORMATS,
     mae.FORMAT,
     *dit.FORMATS,
     videomae.FORMAT,
@@ -65,6 +82,9 @@ def translate_file(path: str | Path) -> Translated:
         raw = read_raw(path)
         translated = recognise(raw.tensors, str(raw.path)).read(raw)
         translated = replace(translated, preprocess=stored_preprocess(raw) or translated.preprocess)
+        if not translated.config.num_classes:
+            # A config.json names classes also for a file that has no classifier (Transformers' pretrained models).
+            translated = replace(translated, classes=())
         if raw.wrappers:
             translated.account.notes.append(f"the weights are those under {' › '.join(map(repr, raw.wrappers))}")
     _require_complete(translated)

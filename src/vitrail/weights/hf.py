@@ -151,11 +151,7 @@ def read(raw: Raw) -> Translated:
     prefix = _prefix(names) or ""
     kind = _family(raw)
     account = Account(str(raw.path), f"Transformers ({kind})")
-    declared = raw.config.get("model_type", kind)
-    if declared not in (kind, "vit_mae", "vit_msn"):
-        raise CheckpointError(f"{raw.path}: config.json says {declared!r}, but the tensors are those of {kind!r}")
-    if raw.config.get("hidden_act") not in ACTIVATIONS:
-        raise CheckpointError(f"{raw.path}: the activation {raw.config['hidden_act']!r} is not the exact GELU")
+    require_declared(raw, kind, "vit_mae", "vit_msn")
     depth = blocks_in((name.removeprefix(prefix) for name in names), r"(?:encoder\.layer|layers)\.(\d+)\.")
     drops = dict(DROPS)
     rows = table(FAMILIES[kind], prefix, depth)
@@ -167,6 +163,21 @@ def read(raw: Raw) -> Translated:
     state = translate(raw.tensors, rows, drops, account)
     config = infer_config(state, _hints(raw, FAMILIES[kind]), account.source)
     return Translated(config, state, account, classes_of(raw.config))
+
+
+def require_declared(raw: Raw, kind: str, *others: str) -> None:
+    """Refuse a ``config.json`` that contradicts the tensors or has an activation other than GELU.
+
+    Args:
+        raw: the file.
+        kind: ``model_type`` of what its tensors are.
+        others: further ones whose tensors have the same names.
+    """
+    declared = raw.config.get("model_type", kind)
+    if declared not in (kind, *others):
+        raise CheckpointError(f"{raw.path}: config.json says {declared!r}, but the tensors are those of {kind!r}")
+    if raw.config.get("hidden_act") not in ACTIVATIONS:
+        raise CheckpointError(f"{raw.path}: the activation {raw.config['hidden_act']!r} is not the exact GELU")
 
 
 def _hints(raw: Raw, family: Family) -> Hints:
@@ -261,11 +272,18 @@ def config_json(config: ViTConfig, classes: tuple[str, ...]) -> dict[str, Any]:
         out |= {"num_register_tokens": config.registers} if config.registers else {}
     else:
         out["intermediate_size"] = int(config.embed_dim * config.mlp_ratio)
-    if config.num_classes:
-        names = classes or tuple(f"LABEL_{i}" for i in range(config.num_classes))
-        out["id2label"] = {str(i): name for i, name in enumerate(names)}
-        out["label2id"] = {name: i for i, name in enumerate(names)}
-    return out
+    return out | classes_json(config.num_classes, classes)
+
+
+def classes_json(num_classes: int, classes: tuple[str, ...]) -> dict[str, Any]:
+    """The part of ``config.json`` that names the classes; placeholders where they have no names."""
+    if not num_classes:
+        return {}
+    names = classes or tuple(f"LABEL_{i}" for i in range(num_classes))
+    return {
+        "id2label": {str(i): name for i, name in enumerate(names)},
+        "label2id": {name: i for i, name in enumerate(names)},
+    }
 
 
 def _whole(number: float) -> int | float:

@@ -12,7 +12,7 @@ from typing import Any
 from torch import Tensor
 
 from vitrail.heads import PoolName
-from vitrail.models import ViTConfig
+from vitrail.models import ModelConfig, ViTConfig
 from vitrail.nn.embed import as_pair
 from vitrail.weights.account import Account
 from vitrail.weights.files import CheckpointError, Raw
@@ -87,15 +87,20 @@ def _is_gated(tensors: Mapping[str, Tensor]) -> bool:
 def hints_of(raw: Raw) -> Hints:
     """What timm's ``config.json`` tells and shapes do not."""
     config = raw.config
+    pool = POOLS_OF_TIMM.get(str(config.get("global_pool", "")))
+    return Hints(
+        num_heads=(config.get("model_args") or {}).get("num_heads"),
+        img_size=img_size_of(config),
+        pool=pool if pool != "attention" or "attn_pool.latent" in raw.tensors else None,
+    )
+
+
+def img_size_of(config: Mapping[str, Any]) -> tuple[int, int] | None:
+    """Pixels that timm's ``config.json`` says the model is made for."""
     arguments = config.get("model_args") or {}
     size = arguments.get("img_size") or config.get("pretrained_cfg", {}).get("input_size", (None, None, None))[1:]
     sides = as_pair(size) if isinstance(size, int) else tuple(size)
-    pool = POOLS_OF_TIMM.get(str(config.get("global_pool", "")))
-    return Hints(
-        num_heads=arguments.get("num_heads"),
-        img_size=(int(sides[0]), int(sides[1])) if None not in sides else None,
-        pool=pool if pool != "attention" or "attn_pool.latent" in raw.tensors else None,
-    )
+    return (int(sides[0]), int(sides[1])) if None not in sides else None
 
 
 def classes_of(config: Mapping[str, Any]) -> tuple[str, ...]:
@@ -141,22 +146,46 @@ def config_json(
         classes: written as ``label_names``.
         preprocess: the preprocessing part of ``pretrained_cfg``.
     """
-    height, width = as_pair(config.img_size)
     pool = NAME_OF_POOL[config.pool]
-    arguments: dict[str, Any] = {"img_size": [height, width], "depth": config.depth}
+    arguments: dict[str, Any] = {"img_size": list(as_pair(config.img_size)), "depth": config.depth}
     if not config.distilled:
         arguments |= {"global_pool": pool, "fc_norm": config.pool_norm}
     if architecture is None:
         arguments |= _arguments(config)
-    pretrained = {"input_size": [config.in_channels, height, width], "num_classes": config.num_classes, **preprocess}
+    name = architecture or "vit_base_patch16_224"
+    return folder_json(name, config, config.embed_dim, pool, arguments, classes, preprocess)
+
+
+def folder_json(
+    architecture: str,
+    config: ModelConfig,
+    features: int,
+    pool: str,
+    arguments: Mapping[str, Any],
+    classes: tuple[str, ...],
+    preprocess: Mapping[str, Any],
+) -> dict[str, Any]:
+    """timm's ``config.json`` for a model of any family.
+
+    Args:
+        architecture: timm's name whose function takes the arguments.
+        config: of the model.
+        features: width of what the classifier reads.
+        pool: timm's name of the pool.
+        arguments: of that function.
+        classes: written as ``label_names``.
+        preprocess: the preprocessing part of ``pretrained_cfg``.
+    """
+    size = [config.in_channels, *as_pair(config.img_size)]
+    pretrained = {"input_size": size, "num_classes": config.num_classes, **preprocess}
     if classes:
         pretrained["label_names"] = list(classes)
     return {
-        "architecture": architecture or "vit_base_patch16_224",
+        "architecture": architecture,
         "num_classes": config.num_classes,
-        "num_features": config.embed_dim,
+        "num_features": features,
         "global_pool": pool,
-        "model_args": arguments,
+        "model_args": dict(arguments),
         "pretrained_cfg": pretrained,
     }
 

@@ -5,17 +5,29 @@ from __future__ import annotations
 from typing import Literal
 
 from vitrail.models import (
+    BeitConfig,
     ConvNeXtConfig,
     DetrConfig,
     DINOv3Config,
     MAEConfig,
     ModelConfig,
     ResNetConfig,
+    SwinConfig,
     VideoConfig,
     VideoMAEConfig,
     ViTConfig,
 )
-from vitrail.weights import hf_mae, hf_videomae, mae, write_conv, write_detr, write_dinov3, write_vit
+from vitrail.weights import (
+    hf_mae,
+    hf_videomae,
+    mae,
+    write_beit,
+    write_conv,
+    write_detr,
+    write_dinov3,
+    write_swin,
+    write_vit,
+)
 from vitrail.weights.names import Writer
 
 WRITERS: dict[Literal["timm", "transformers"], dict[type[ModelConfig], Writer]] = {
@@ -25,6 +37,8 @@ WRITERS: dict[Literal["timm", "transformers"], dict[type[ModelConfig], Writer]] 
         ResNetConfig: write_conv.resnet_for_timm,
         ConvNeXtConfig: write_conv.convnext_for_timm,
         MAEConfig: mae.for_timm,
+        SwinConfig: write_swin.for_timm,
+        BeitConfig: write_beit.for_timm,
     },
     "transformers": {
         ViTConfig: write_vit.for_transformers,
@@ -33,5 +47,7 @@ WRITERS: dict[Literal["timm", "transformers"], dict[type[ModelConfig], Writer]] 
         VideoConfig: hf_videomae.video_for_transformers,
         VideoMAEConfig: hf_videomae.videomae_for_transformers,
         DetrConfig: write_detr.for_transformers,
+        SwinConfig: write_swin.for_transformers,
+        BeitConfig: write_beit.for_transformers,
     },
 }
