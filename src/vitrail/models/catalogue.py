@@ -17,6 +17,8 @@ from vitrail.models.dinov3 import DINOV3_MODELS, DINOv3, DINOv3Config
 from vitrail.models.dit import DIT_MODELS, DiffusionTransformer, DiTConfig
 from vitrail.models.mae import MAE_MODELS, MAEConfig, MaskedAutoencoder
 from vitrail.models.model import Model, ModelConfig
+from vitrail.models.sam import SAM_MODELS, Sam, SamConfig
+from vitrail.models.sam_encoder import SAM_ENCODERS, SamEncoder, SamEncoderConfig
 from vitrail.models.video import VIDEO_MODELS, VideoConfig, VideoTransformer
 from vitrail.models.videomae import VIDEOMAE_MODELS, MaskedVideoAutoencoder, VideoMAEConfig
 from vitrail.models.vit import VIT_MODELS, VisionTransformer, ViTConfig
@@ -31,6 +33,8 @@ FAMILIES: dict[type[ModelConfig], Callable[[Any], Model]] = {
     VideoConfig: VideoTransformer,
     VideoMAEConfig: MaskedVideoAutoencoder,
     DetrConfig: Detr,
+    SamEncoderConfig: SamEncoder,
+    SamConfig: Sam,
 }
 MODELS: dict[str, ModelConfig] = {
     **VIT_MODELS,
@@ -41,6 +45,8 @@ MODELS: dict[str, ModelConfig] = {
     **VIDEO_MODELS,
     **VIDEOMAE_MODELS,
     **DETR_MODELS,
+    **SAM_ENCODERS,
+    **SAM_MODELS,
 }
 
 
