@@ -62,6 +62,8 @@ SATELLITE_MEAN, SATELLITE_STD = (0.430, 0.411, 0.296), (0.213, 0.156, 0.143)
 RESNET = Preprocess(crop=0.875, interpolation="bilinear", mean=IMAGENET_MEAN, std=IMAGENET_STD)
 RESNET_A1 = Preprocess(crop=0.95, mean=IMAGENET_MEAN, std=IMAGENET_STD)
 CONVNEXT = Preprocess(crop=0.875, mean=IMAGENET_MEAN, std=IMAGENET_STD)
+SAM = Preprocess((1024, 1024), 1.0, "longest", "bilinear")
+SAM_TIMM = Preprocess((1024, 1024), 1.0)
 DEIT_SQUASHED = replace(DINOV2_CLASSIFY, resize="squash")
 CLIPS = Preprocess(crop=1.0, interpolation="bilinear", mean=IMAGENET_MEAN, std=IMAGENET_STD)
 
@@ -103,6 +105,7 @@ TAGS: dict[str, tuple[str, ...]] = {
     **{f"vit_{size}_patch16_dinov3": ("lvd1689m", "sat493m") for size in ("large", "7b")},
     **{f"resnet{depth}": ("a1_in1k", "tv_in1k") for depth in (18, 34, 50, 101, 152)},
     **{f"convnext_{size}": ("fb_in22k_ft_in1k", "fb_in1k") for size in ("tiny", "small", "base", "large")},
+    **{f"samvit_{size}_patch16": ("sa1b",) for size in ("base", "large", "huge")},
 }
 """timm's tags of each architecture; the first is the one meant when none is named."""
 
@@ -114,6 +117,7 @@ PREPROCESS: dict[str, Preprocess] = {
     "sat493m": replace(DINOV3, mean=SATELLITE_MEAN, std=SATELLITE_STD),
     "tv_in1k": RESNET,
     "a1_in1k": RESNET_A1,
+    "sa1b": SAM_TIMM,
 }
 """By tag; the tags that are left out are AugReg's."""
 LICENCES = {
@@ -167,6 +171,10 @@ def _entries() -> dict[str, Pretrained]:
             (registers, f"vit_{size}_patch14_reg4_dinov2", None),
         ):
             table[repo] = Pretrained(repo, model, repo, "Apache-2.0", DINOV2_CLASSIFY, package=finder)
+    for size in ("base", "large", "huge"):
+        repo, architecture = f"facebook/sam-vit-{size}", f"sam_vit_{size}_patch16"
+        for name in (repo, architecture):
+            table[name] = Pretrained(name, architecture, repo, "Apache-2.0", SAM)
     table |= _dinov3(table) | _masked() | _detr()
     # The names that DINO's authors gave their models, and those of our table.
     for short, size in (("s", "small"), ("b", "base")):

@@ -15,13 +15,15 @@ from vitrail.models import (
     Model,
     ModelConfig,
     ResNetConfig,
+    SamConfig,
+    SamEncoderConfig,
     VideoConfig,
     VideoMAEConfig,
     ViTConfig,
     build,
     build_unfilled,
 )
-from vitrail.weights import adapt_autoencoder, adapt_conv, adapt_dinov3, adapt_video, adapt_vit, detr, dit
+from vitrail.weights import adapt_autoencoder, adapt_conv, adapt_dinov3, adapt_sam, adapt_video, adapt_vit, detr, dit
 from vitrail.weights.account import Account, shorten
 from vitrail.weights.adapt import Adaptation
 from vitrail.weights.files import CheckpointError
@@ -37,6 +39,8 @@ ADAPTATIONS: dict[type[ModelConfig], Adaptation] = {
     VideoConfig: adapt_video.ADAPTATION,
     VideoMAEConfig: adapt_autoencoder.CLIPS,
     DetrConfig: detr.ADAPTATION,
+    SamEncoderConfig: adapt_sam.ENCODER_ADAPTATION,
+    SamConfig: adapt_sam.ADAPTATION,
 }
 
 FRESH = "not in the checkpoint: initialised anew"

@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 
 from vitrail.models import build
-from vitrail.weights import conv, detr, dinov2, dinov3, dit, google, hf, hf_mae, hf_videomae, mae, timm, videomae
+from vitrail.weights import conv, detr, dinov2, dinov3, dit, google, hf, hf_mae, hf_videomae, mae, sam, timm, videomae
 from vitrail.weights.account import Account, shorten
 from vitrail.weights.artefact import is_artefact, read_artefact
 from vitrail.weights.dinov2_onnx import read_onnx
@@ -26,6 +26,7 @@ FORMATS: tuple[Format, ...] = (
     hf_mae.FORMAT,
     hf_videomae.FORMAT,
     *detr.FORMATS,
+    sam.FORMAT,
     dinov2.FORMAT,
     hf.FORMAT,
     google.FORMAT,

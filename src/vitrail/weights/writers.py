@@ -11,11 +11,13 @@ from vitrail.models import (
     MAEConfig,
     ModelConfig,
     ResNetConfig,
+    SamConfig,
+    SamEncoderConfig,
     VideoConfig,
     VideoMAEConfig,
     ViTConfig,
 )
-from vitrail.weights import hf_mae, hf_videomae, mae, write_conv, write_detr, write_dinov3, write_vit
+from vitrail.weights import hf_mae, hf_videomae, mae, write_conv, write_detr, write_dinov3, write_sam, write_vit
 from vitrail.weights.names import Writer
 
 WRITERS: dict[Literal["timm", "transformers"], dict[type[ModelConfig], Writer]] = {
@@ -25,6 +27,7 @@ WRITERS: dict[Literal["timm", "transformers"], dict[type[ModelConfig], Writer]] 
         ResNetConfig: write_conv.resnet_for_timm,
         ConvNeXtConfig: write_conv.convnext_for_timm,
         MAEConfig: mae.for_timm,
+        SamEncoderConfig: write_sam.for_timm,
     },
     "transformers": {
         ViTConfig: write_vit.for_transformers,
@@ -33,5 +36,7 @@ WRITERS: dict[Literal["timm", "transformers"], dict[type[ModelConfig], Writer]] 
         VideoConfig: hf_videomae.video_for_transformers,
         VideoMAEConfig: hf_videomae.videomae_for_transformers,
         DetrConfig: write_detr.for_transformers,
+        SamEncoderConfig: write_sam.for_transformers,
+        SamConfig: write_sam.for_transformers,
     },
 }
