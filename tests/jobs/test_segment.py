@@ -179,6 +179,24 @@ def test_everything_is_asked_for_when_nothing_is(weights: Path, photo: Path, tmp
     assert (tmp_path / "out" / "drawn" / "cat.png").is_file()
 
 
+def test_a_picture_in_which_nothing_is_good_enough_has_no_masks(weights: Path, photo: Path, tmp_path: Path) -> None:
+    assert ask(weights, photo, tmp_path / "out", points_per_side=3, mask_quality=1e9) == []
+    assert (tmp_path / "out" / "masks.jsonl").read_text() == ""
+    drawn = read_picture(tmp_path / "out" / "drawn" / "cat.png")
+    assert np.array_equal(np.asarray(drawn), np.asarray(read_picture(photo)))
+
+
+def test_prompts_are_told_apart_by_every_pixel_of_their_mask(tmp_path: Path) -> None:
+    pixels = np.zeros((60, 90), dtype=np.uint8)
+    digests = []
+    for value in (0, 255):
+        pixels[30, 40] = value
+        Image.fromarray(pixels).save(tmp_path / "mask.png")
+        config = PredictConfig(source="", model="", mask_in=tmp_path / "mask.png")
+        digests.append(read_prompts(config).mask_digest)
+    assert digests[0] != digests[1] and read_prompts(PredictConfig(source="", model="")).mask_digest == ""
+
+
 def assert_found(found: Found, expected: list[dict]) -> None:
     assert len(expected) >= 8, "an oracle that finds nothing proves nothing"
     assert len(found) == len(expected)

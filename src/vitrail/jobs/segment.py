@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -53,6 +54,11 @@ class Prompts:
     def empty(self) -> bool:
         """Whether nothing is asked: then everything is."""
         return self.points is None and self.boxes is None and self.mask is None
+
+    @property
+    def mask_digest(self) -> str:
+        """A fingerprint of the rough mask, empty when there is none."""
+        return "" if self.mask is None else hashlib.sha256(self.mask.numpy().tobytes()).hexdigest()
 
     @property
     def ambiguous(self) -> bool:
@@ -174,7 +180,8 @@ def predict_segmentation(config: PredictConfig, artefact: Artefact, hardware: Ha
     paths = list_pictures(config.source)
     folders = _folders(paths)
     asking = Asking(config, model, artefact, hardware, prompts, settings, out)
-    key = fingerprint(weights_digest(model), artefact.preprocess, hardware.precision.name, prompts, settings)
+    asked = (config.points, config.point_labels, config.boxes, prompts.mask_digest, settings)
+    key = fingerprint(weights_digest(model), artefact.preprocess, hardware.precision.name, asked)
     with track("segment", len(paths)) as advance:
 
         def work(part: range) -> list[Row]:
