@@ -12,8 +12,8 @@ from safetensors.torch import load_file, save_file
 from tests.models.peers import pictures, save
 from tests.models.peers_sam import authors_sam, load_sam, save_pth, timm_encoder, transformers_sam
 from vitrail.data import Preprocess
-from vitrail.models import Sam, SamConfig, SamEncoder
-from vitrail.weights import CheckpointError, convert, create_model, load_checkpoint
+from vitrail.models import MODELS, Sam, SamConfig, SamEncoder
+from vitrail.weights import CheckpointError, convert, create_model, load_checkpoint, load_pretrained
 from vitrail.weights.catalogue import PRETRAINED, lookup
 from vitrail.weights.formats import recognise
 
@@ -172,6 +172,19 @@ def test_other_bands_and_weights_of_another_family(hub: Path, tmp_path: Path) ->
         create_model("vit_base_patch16_224", pretrained=hub)
 
 
+def test_all_of_sam_gives_its_encoder_to_the_encoder_alone(hub: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = load_sam(hub)
+    monkeypatch.setitem(MODELS, "samvit_base_patch16", whole.config.encoder)
+    loaded = load_pretrained("samvit_base_patch16", hub, num_classes=4)
+    assert isinstance(loaded.model, SamEncoder) and loaded.model.num_classes == 4
+    assert set(loaded.account.missing) == {"head.weight", "head.bias"}
+    assert "mask_decoder.iou_token.weight" in loaded.account.dropped
+    assert set(loaded.account.translated.values()) == set(loaded.model.state_dict()) - set(loaded.account.missing)
+    with torch.no_grad():
+        features = loaded.model.features(pictures(64, 64)).feature_map()
+        assert torch.equal(features, whole.encode(pictures(64, 64)))
+
+
 def test_formats_are_told_apart_by_their_keys() -> None:
     encoder = set(timm_encoder().state_dict())
     assert recognise(encoder).name == "SAM"
@@ -192,7 +205,7 @@ def test_published_names() -> None:
 
 def test_published_sizes_follow_from_shapes_alone() -> None:
     """The huge encoder has heads of 80, which its width does not tell but its positions do."""
-    from vitrail.models import MODELS, build
+    from vitrail.models import build
     from vitrail.weights.files import Raw
     from vitrail.weights.sam import AUTHORS, read, write
 

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from vitrail.models import SamConfig, SamEncoderConfig
 from vitrail.nn.decomposed import resize_distances
 from vitrail.nn.position import resize_bicubic_antialias, resize_positions
 from vitrail.weights.account import Account
 from vitrail.weights.adapt import TRAINING, Adaptation, drop, fit_bands
-from vitrail.weights.names import State
+from vitrail.weights.files import CheckpointError
+from vitrail.weights.names import State, Translated
 from vitrail.weights.sam import ENCODER
 
 
@@ -31,10 +34,24 @@ def fit(state: State, source: SamEncoderConfig, target: SamEncoderConfig, accoun
             account.changed[name] = f"grid {old} resized to {new} (linear)"
 
 
+def encoder_alone(found: Translated) -> Translated:
+    """The image encoder of SAM as a model of its own."""
+    if not isinstance(found.config, SamConfig):
+        raise CheckpointError(f"{found.account.source}: a {type(found.config).__name__} has no image encoder in it")
+    for name in found.state:
+        if not name.startswith(ENCODER):
+            found.account.drop(name, "the image encoder alone was asked for")
+    translated = {theirs: ours.removeprefix(ENCODER) for theirs, ours in found.account.translated.items()}
+    found.account.translated = translated
+    state = {name.removeprefix(ENCODER): t for name, t in found.state.items() if name.startswith(ENCODER)}
+    return replace(found, config=found.config.encoder, state=state)
+
+
 ENCODER_ADAPTATION = Adaptation(
     from_the_file=frozenset({"num_classes", "norm_eps"}),
     adaptable=TRAINING | {"img_size", "in_channels", "num_classes"},
     fit=fit,
+    takes={SamConfig: encoder_alone},
 )
 ADAPTATION = Adaptation(
     from_the_file=frozenset({"norm_eps", "decoder_eps"}),
