@@ -3,6 +3,7 @@ from __future__ import annotations
 import pytest
 import torch
 
+from tests.models import tiny_sam
 from vitrail.contracts import VitrailError
 from vitrail.models import build, config_of
 from vitrail.speed import cost, inference_memory, macs, training_memory
@@ -27,6 +28,9 @@ GMACS = {
     "swin_tiny_patch4_window7_224": 4.51,
     "swin_large_patch4_window7_224": 34.53,
     "beit_base_patch16_224": 17.58,
+    "samvit_base_patch16": 486,
+    "samvit_large_patch16": 1494,
+    "samvit_huge_patch16": 2982,
 }
 """As timm states them, those of convolutional models as torchvision does."""
 
@@ -56,6 +60,16 @@ def test_parts_add_up_and_are_named_by_what_they_do() -> None:
     assert by_name["blocks: attention"].parameters == 2 * (4 * 16 * 16 + 4 * 16)
     assert {"patch_embed", "blocks: norms and residuals", "norm", "head"} <= by_name.keys()
     assert account.to_dict()["inference"]["total"] == account.inference.total
+
+
+def test_parts_of_which_only_a_method_is_called_count_once() -> None:
+    """SAM asks its encoder for a feature map, not for its answer; the coarse grid has 16 places of 16 channels."""
+    config = config_of("sam_vit_base_patch16", tiny_sam.TINY["sam_vit_base_patch16"])
+    encoder = config_of("samvit_base_patch16", tiny_sam.TINY["samvit_base_patch16"])
+    account = cost(config)
+    alone = sum(part.macs for part in account.parts if part.name.startswith("image_encoder"))
+    assert alone == macs(encoder)
+    assert macs(encoder) < account.macs < 2 * macs(encoder)
 
 
 def test_the_batch_scales_memory_and_not_arithmetic() -> None:

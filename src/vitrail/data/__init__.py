@@ -6,6 +6,7 @@ from vitrail.data.mixing import Mixing
 from vitrail.data.order import Order
 from vitrail.data.padding import SizedTransform, pad_collate, pad_to_largest
 from vitrail.data.picture import EXTENSIONS, MAX_PIXELS, BrokenPicture, list_pictures, printable, read_picture
+from vitrail.data.placement import Placement
 from vitrail.data.preprocess import HALF_MEAN, HALF_STD, IMAGENET_MEAN, IMAGENET_STD, Preprocess, to_picture, to_pixels
 from vitrail.data.sources import (
     FASHION_CLASSES,
@@ -47,6 +48,7 @@ __all__ = [
     "Mixing",
     "Order",
     "PictureCache",
+    "Placement",
     "Preprocess",
     "SizedTransform",
     "Skipped",

@@ -17,6 +17,7 @@ from torch.nn import functional as F
 
 from vitrail.contracts import VitrailError
 from vitrail.data.picture import flatten
+from vitrail.data.placement import Placement
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -24,7 +25,7 @@ HALF_MEAN = (0.5, 0.5, 0.5)
 HALF_STD = (0.5, 0.5, 0.5)
 
 Interpolation = Literal["bicubic", "bilinear", "nearest"]
-Resize = Literal["shortest", "squash", "bounded"]
+Resize = Literal["shortest", "squash", "bounded", "longest"]
 INTERPOLATIONS: tuple[Interpolation, ...] = get_args(Interpolation)
 RESIZES: tuple[Resize, ...] = get_args(Resize)
 _Choice = TypeVar("_Choice", bound=str)
@@ -89,6 +90,8 @@ class Preprocess:
     ``resize="squash"`` scales both sides to ``floor(size / crop)`` whatever the aspect ratio, then cuts the centre.
     ``resize="bounded"`` keeps the aspect ratio and all of the picture: its short side becomes ``size[0]``, unless its
     long side would then exceed ``size[1]``: that becomes ``size[1]`` instead. Outputs differ in size; no crop.
+    ``resize="longest"`` keeps the aspect ratio and all of the picture: it is scaled until it just fits into ``size``,
+    and what is left at the right and below is filled with the mean colour (zeros once normalised); no crop.
 
     The arithmetic is on 8-bit pixels on the CPU, whatever was passed in, so a picture gives the same bits alone, in a
     batch, as a Pillow picture or as a tensor.
@@ -96,7 +99,7 @@ class Preprocess:
     Attributes:
         size: ``(height, width)`` of the output in pixels; under ``"bounded"``, its short side and the most of its long.
         crop: share of the resized side that is kept, in (0, 1].
-        resize: ``"shortest"``, ``"squash"`` or ``"bounded"``.
+        resize: ``"shortest"``, ``"squash"``, ``"bounded"`` or ``"longest"``.
         interpolation: ``"bicubic"``, ``"bilinear"`` or ``"nearest"``.
         antialias: whether the kernel widens when the picture shrinks (as Pillow does); no effect on nearest.
         mean: of each band on the scale 0 … 1; its length is the number of bands.
@@ -122,6 +125,8 @@ class Preprocess:
                 f"Preprocess: resize='bounded' keeps all of the picture (crop 1, not {self.crop}), and its size is a "
                 f"short side and the most of the long one, not {self.size}"
             )
+        if self.resize == "longest" and self.crop != 1.0:
+            raise VitrailError(f"Preprocess: resize='longest' keeps the whole picture: crop must be 1, not {self.crop}")
         _choice("interpolation", self.interpolation, INTERPOLATIONS)
         if not self.mean or len(self.mean) != len(self.std):
             raise VitrailError(f"Preprocess: mean has {len(self.mean)} bands and std {len(self.std)}; they must agree")
@@ -167,19 +172,33 @@ class Preprocess:
         return to_bands(pixels, self.bands)
 
     def fit(self, pixels: UInt8[Tensor, "c h0 w0"]) -> UInt8[Tensor, "c h w"]:
-        """The second step: resize and centre-crop."""
-        if self.resize == "bounded":
-            sides = _bounded(pixels.shape[1], pixels.shape[2], self.size)
-            return resize(pixels, sides, self.interpolation, self.antialias)
+        """The second step: resize and centre-crop; under ``"longest"`` only the last step fills up the size."""
+        place = self.placement(pixels.shape[1], pixels.shape[2])
+        (top, left), (height, width) = place.cut, place.kept
+        kept = pixels[:, top : top + height, left : left + width]
+        resized = resize(kept, place.resized, self.interpolation, self.antialias)
+        top, left = (-start for start in place.offset)
+        return resized[:, top : top + place.size[0], left : left + place.size[1]]
+
+    def placement(self, height: int, width: int) -> Placement:
+        """Where a picture of that size comes to lie in the model's input."""
+        picture = kept = (height, width)
+        if self.resize in ("bounded", "longest"):
+            bounded = self.resize == "bounded"
+            box = (_bounded if bounded else _fit_into)(height, width, self.size)
+            return Placement(picture, (0, 0), picture, box, (0, 0), box if bounded else self.size)
         box = (int(self.size[0] / self.crop), int(self.size[1] / self.crop))
         if self.resize == "shortest":
-            pixels = _cut_middle(pixels, box)
-            box = _cover(pixels.shape[1], pixels.shape[2], box)
-        return _centre_crop(resize(pixels, box, self.interpolation, self.antialias), self.size)
+            kept = _middle(height, width, box)
+            box = _cover(*kept, box)
+        offset = _centred(box, self.size)
+        return Placement(picture, _centred(picture, kept), kept, box, (-offset[0], -offset[1]), self.size)
 
-    def normalize(self, pixels: UInt8[Tensor, "*b c h w"]) -> Float[Tensor, "*b c h w"]:
-        """The last step: ``(pixels / 255 - mean) / std``."""
-        return pixels.to(torch.float32).div_(255.0).sub_(_per_band(self.mean)).div_(_per_band(self.std))
+    def normalize(self, pixels: UInt8[Tensor, "*b c h0 w0"]) -> Float[Tensor, "*b c h w"]:
+        """The last step: ``(pixels / 255 - mean) / std``, and under ``"longest"`` zeros up to the size."""
+        values = pixels.to(torch.float32).div_(255.0).sub_(_per_band(self.mean)).div_(_per_band(self.std))
+        below, behind = (self.size[0] - pixels.shape[-2], self.size[1] - pixels.shape[-1])
+        return F.pad(values, (0, behind, 0, below)) if self.resize == "longest" else values
 
     def with_size(self, size: tuple[int, int]) -> Preprocess:
         """The same for another output size."""
@@ -235,18 +254,22 @@ def _bounded(height: int, width: int, limits: tuple[int, int]) -> tuple[int, int
     return sides if height <= width else (sides[1], sides[0])
 
 
-def _cut_middle(pixels: Tensor, box: tuple[int, int]) -> Tensor:
-    height, width = pixels.shape[1:]
+def _fit_into(height: int, width: int, box: tuple[int, int]) -> tuple[int, int]:
+    scale = min(box[0] / height, box[1] / width)
+    return max(1, int(height * scale + 0.5)), max(1, int(width * scale + 0.5))
+
+
+def _middle(height: int, width: int, box: tuple[int, int]) -> tuple[int, int]:
+    """What is resized of a picture that may be very long."""
     tall, wide = _cover(height, width, box)
     rows = min(height, max(1, -(-height * _LONGEST * box[0] // tall)))
     columns = min(width, max(1, -(-width * _LONGEST * box[1] // wide)))
-    return pixels if (rows, columns) == (height, width) else _centre_crop(pixels, (rows, columns))
+    return rows, columns
 
 
-def _centre_crop(pixels: Tensor, size: tuple[int, int]) -> Tensor:
-    top = round((pixels.shape[1] - size[0]) / 2)
-    left = round((pixels.shape[2] - size[1]) / 2)
-    return pixels[:, top : top + size[0], left : left + size[1]]
+def _centred(whole: tuple[int, int], part: tuple[int, int]) -> tuple[int, int]:
+    """Top and left of a part in the middle."""
+    return round((whole[0] - part[0]) / 2), round((whole[1] - part[1]) / 2)
 
 
 def _number(name: str, value: object) -> float:

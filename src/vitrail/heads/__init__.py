@@ -1,14 +1,18 @@
 """Tokens into answers."""
 
 from vitrail.heads.detect import DetectionHead, Detections, detections
+from vitrail.heads.mask import MaskDecoder
 from vitrail.heads.pool import POOLS, AttentionPool, PoolName, pooled_width
+from vitrail.heads.prompt import PromptEncoder
 
 __all__ = [
     "POOLS",
     "AttentionPool",
     "DetectionHead",
     "Detections",
+    "MaskDecoder",
     "PoolName",
+    "PromptEncoder",
     "detections",
     "pooled_width",
 ]

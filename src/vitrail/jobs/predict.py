@@ -9,8 +9,9 @@ from vitrail.jobs.inference import Hardware
 from vitrail.jobs.models import open_model
 from vitrail.jobs.predict_classes import predict_classes
 from vitrail.jobs.predict_config import PredictConfig
+from vitrail.jobs.segment import predict_segmentation
 from vitrail.jobs.tables import Row
-from vitrail.models import Backbone, Detr, Model
+from vitrail.models import Backbone, Detr, Model, Sam
 from vitrail.weights import Artefact
 
 Form = Callable[[PredictConfig, Artefact, Hardware], list[Row]]
@@ -19,6 +20,7 @@ Form = Callable[[PredictConfig, Artefact, Hardware], list[Row]]
 FORMS: dict[type[Model], Form] = {
     Backbone: predict_classes,
     Detr: predict_detection,
+    Sam: predict_segmentation,
 }
 """By the kind of model; the first that fits answers."""
 

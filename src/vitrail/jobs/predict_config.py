@@ -38,6 +38,18 @@ class PredictConfig(Settings):
     """For promptable segmentation: boxes X0,Y0,X1,Y1 in pixels."""
     mask_in: Path | None = None
     """For promptable segmentation: a mask to refine, a grey picture of the picture's size."""
+    points_per_side: int = 32
+    """For segmentation of everything: clicks along each side; --batch-size of them are answered at once."""
+    mask_quality: float = 0.88
+    """For segmentation of everything: masks of a lower predicted IoU are left out."""
+    mask_stability: float = 0.95
+    """For segmentation of everything: masks that change more with the threshold are left out."""
+    mask_overlap: float = 0.7
+    """For segmentation of everything: of masks whose boxes overlap more, the best is kept."""
+    crop_layers: int = 0
+    """For segmentation of everything: further passes over 4, 16 … parts of the picture."""
+    min_region: int = 0
+    """For segmentation of everything: islands and holes of fewer pixels are removed."""
     draw: Path | None = None
     """Folder for pictures with the answer drawn on them; none are drawn when left out."""
     out: Path | None = None

@@ -12,6 +12,8 @@ from vitrail.models.dit_sample import sample_latents
 from vitrail.models.mae import MAEConfig, MaskedAutoencoder
 from vitrail.models.model import Model, ModelConfig
 from vitrail.models.plain import Plain, PlainConfig
+from vitrail.models.sam import Sam, SamConfig
+from vitrail.models.sam_encoder import SamEncoder, SamEncoderConfig
 from vitrail.models.swin import Swin, SwinConfig
 from vitrail.models.video import VideoConfig, VideoTransformer
 from vitrail.models.videomae import MaskedVideoAutoencoder, VideoMAEConfig
@@ -43,6 +45,10 @@ __all__ = [
     "PlainConfig",
     "ResNet",
     "ResNetConfig",
+    "Sam",
+    "SamConfig",
+    "SamEncoder",
+    "SamEncoderConfig",
     "Swin",
     "SwinConfig",
     "ViTConfig",

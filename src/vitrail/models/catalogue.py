@@ -18,6 +18,8 @@ from vitrail.models.dinov3 import DINOV3_MODELS, DINOv3, DINOv3Config
 from vitrail.models.dit import DIT_MODELS, DiffusionTransformer, DiTConfig
 from vitrail.models.mae import MAE_MODELS, MAEConfig, MaskedAutoencoder
 from vitrail.models.model import Model, ModelConfig
+from vitrail.models.sam import SAM_MODELS, Sam, SamConfig
+from vitrail.models.sam_encoder import SAM_ENCODERS, SamEncoder, SamEncoderConfig
 from vitrail.models.swin import SWIN_MODELS, Swin, SwinConfig
 from vitrail.models.video import VIDEO_MODELS, VideoConfig, VideoTransformer
 from vitrail.models.videomae import VIDEOMAE_MODELS, MaskedVideoAutoencoder, VideoMAEConfig
@@ -35,6 +37,8 @@ FAMILIES: dict[type[ModelConfig], Callable[[Any], Model]] = {
     DetrConfig: Detr,
     SwinConfig: Swin,
     BeitConfig: Beit,
+    SamEncoderConfig: SamEncoder,
+    SamConfig: Sam,
 }
 MODELS: dict[str, ModelConfig] = {
     **VIT_MODELS,
@@ -47,6 +51,8 @@ MODELS: dict[str, ModelConfig] = {
     **DETR_MODELS,
     **SWIN_MODELS,
     **BEIT_MODELS,
+    **SAM_ENCODERS,
+    **SAM_MODELS,
 }
 
 

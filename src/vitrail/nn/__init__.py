@@ -4,12 +4,15 @@ from vitrail.nn.attention import Attention, MultiHeadAttention, attend, attentio
 from vitrail.nn.block import Block, ConditionedBlock, CrossBlock, ParallelBlock, post_norm, pre_norm
 from vitrail.nn.context import Context, Memory, Rotary
 from vitrail.nn.cross import CrossAttention, PlacedAttention
+from vitrail.nn.decomposed import DecomposedPositions
 from vitrail.nn.embed import PatchEmbed, TubeletEmbed
 from vitrail.nn.encoder import Encoder
+from vitrail.nn.fourier import FourierPositions
 from vitrail.nn.linear import KeylessLinear
 from vitrail.nn.merging import PatchMerging
 from vitrail.nn.mixer import Mixer
 from vitrail.nn.mlp import Mlp, SwiGLU
+from vitrail.nn.norm import LayerNorm2d
 from vitrail.nn.relative import RelativePositionBias
 from vitrail.nn.residual import DropPath, LayerScale
 from vitrail.nn.rotary import RotaryGrid
@@ -23,10 +26,13 @@ __all__ = [
     "Context",
     "CrossAttention",
     "CrossBlock",
+    "DecomposedPositions",
     "DropPath",
     "Encoder",
+    "FourierPositions",
     "Grid",
     "KeylessLinear",
+    "LayerNorm2d",
     "LayerScale",
     "Memory",
     "Mixer",

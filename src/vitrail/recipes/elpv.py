@@ -12,7 +12,7 @@ from vitrail.jobs.train_config import TrainConfig
 
 
 def config() -> TrainConfig:
-    """Five epochs at the pictures' own resolution, all layers with layer-wise decay, on the experts' stated probability.
+    """Five epochs at the pictures' own resolution, layer-wise decay, on the probability that the experts stated.
 
     Cells are mirrored and turned, never cropped. Every step sees half of a picture's patches (PatchDropout, Liu et al.
     2023): what a step at 224 with all of them costs.

@@ -62,6 +62,8 @@ SATELLITE_MEAN, SATELLITE_STD = (0.430, 0.411, 0.296), (0.213, 0.156, 0.143)
 RESNET = Preprocess(crop=0.875, interpolation="bilinear", mean=IMAGENET_MEAN, std=IMAGENET_STD)
 RESNET_A1 = Preprocess(crop=0.95, mean=IMAGENET_MEAN, std=IMAGENET_STD)
 CONVNEXT = Preprocess(crop=0.875, mean=IMAGENET_MEAN, std=IMAGENET_STD)
+SAM = Preprocess((1024, 1024), 1.0, "longest", "bilinear")
+SAM_TIMM = Preprocess((1024, 1024), 1.0)
 DEIT_SQUASHED = replace(DINOV2_CLASSIFY, resize="squash")
 CLIPS = Preprocess(crop=1.0, interpolation="bilinear", mean=IMAGENET_MEAN, std=IMAGENET_STD)
 
@@ -116,6 +118,7 @@ TAGS: dict[str, tuple[str, ...]] = {
         f"beit_{size}": ("in22k_ft_in22k_in1k",)
         for size in ("base_patch16_384", "large_patch16_384", "large_patch16_512")
     },
+    **{f"samvit_{size}_patch16": ("sa1b",) for size in ("base", "large", "huge")},
 }
 """timm's tags of each architecture; the first is the one meant when none is named."""
 
@@ -127,6 +130,7 @@ PREPROCESS: dict[str, Preprocess] = {
     "sat493m": replace(DINOV3, mean=SATELLITE_MEAN, std=SATELLITE_STD),
     "tv_in1k": RESNET,
     **dict.fromkeys(("a1_in1k", "a1h_in1k", "in12k_ft_in1k"), RESNET_A1),
+    "sa1b": SAM_TIMM,
 }
 """By tag; the tags that are left out are prepared as AugReg's."""
 LICENCES = {
@@ -184,7 +188,7 @@ def _entries() -> dict[str, Pretrained]:
             (registers, f"vit_{size}_patch14_reg4_dinov2", None),
         ):
             table[repo] = Pretrained(repo, model, repo, "Apache-2.0", DINOV2_CLASSIFY, package=finder)
-    table |= _dinov3(table) | _masked() | _detr() | _microsoft()
+    table |= _dinov3(table) | _masked() | _detr() | _microsoft() | _sam()
     # The names that DINO's authors gave their models, and those of our table.
     for short, size in (("s", "small"), ("b", "base")):
         for patch in (16, 8):
@@ -192,6 +196,16 @@ def _entries() -> dict[str, Pretrained]:
             for name in (f"dino_vit{short}{patch}", f"vit_{size}_patch{patch}_dino"):
                 table[name] = replace(entry, name=name)
     return table
+
+
+def _sam() -> dict[str, Pretrained]:
+    """The whole models in Transformers' naming, under our names too."""
+    found: dict[str, Pretrained] = {}
+    for size in ("base", "large", "huge"):
+        repo, architecture = f"facebook/sam-vit-{size}", f"sam_vit_{size}_patch16"
+        for name in (repo, architecture):
+            found[name] = Pretrained(name, architecture, repo, "Apache-2.0", SAM)
+    return found
 
 
 def _detr() -> dict[str, Pretrained]:

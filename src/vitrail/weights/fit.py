@@ -16,6 +16,8 @@ from vitrail.models import (
     Model,
     ModelConfig,
     ResNetConfig,
+    SamConfig,
+    SamEncoderConfig,
     SwinConfig,
     VideoConfig,
     VideoMAEConfig,
@@ -28,6 +30,7 @@ from vitrail.weights import (
     adapt_conv,
     adapt_dinov3,
     adapt_relative,
+    adapt_sam,
     adapt_video,
     adapt_vit,
     detr,
@@ -50,6 +53,8 @@ ADAPTATIONS: dict[type[ModelConfig], Adaptation] = {
     DetrConfig: detr.ADAPTATION,
     SwinConfig: adapt_relative.SWIN,
     BeitConfig: adapt_relative.BEIT,
+    SamEncoderConfig: adapt_sam.ENCODER_ADAPTATION,
+    SamConfig: adapt_sam.ADAPTATION,
 }
 
 FRESH = "not in the checkpoint: initialised anew"

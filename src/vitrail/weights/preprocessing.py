@@ -54,7 +54,8 @@ def to_timm(preprocess: Preprocess) -> dict[str, Any]:
     """The part of timm's ``pretrained_cfg`` that is preprocessing."""
     return {
         "crop_pct": preprocess.crop,
-        "crop_mode": "center" if preprocess.resize == "shortest" else "squash",
+        # Filled-up pictures are not to be had: timm's own configs of such models say "center".
+        "crop_mode": "squash" if preprocess.resize == "squash" else "center",
         "interpolation": preprocess.interpolation,
         "mean": list(preprocess.mean),
         "std": list(preprocess.std),
@@ -74,6 +75,8 @@ def from_transformers(values: Mapping[str, Any]) -> Preprocess:
             std=tuple(values.get("image_std") or IMAGENET_STD),
         )
     size, resize = _resized(values["size"])
+    if resize == "longest":
+        return _filled_up(values, size)
     cut = values.get("crop_size") if values.get("do_center_crop", "crop_size" in values) else None
     out = _resized(cut)[0] if cut is not None else size
     return Preprocess(
@@ -96,12 +99,43 @@ def _bounds(values: Mapping[str, Any]) -> tuple[int, int] | None:
     return None
 
 
-def _resized(size: int | Mapping[str, int] | list[int]) -> tuple[tuple[int, int], Resize]:
+def _to_transformers_filled_up(preprocess: Preprocess) -> dict[str, Any]:
+    height, width = preprocess.size
+    if height != width:
+        raise CheckpointError("Transformers' processors fill pictures up to squares")
+    return {
+        "image_processor_type": "SamImageProcessor",
+        "do_resize": True,
+        "size": {"longest_edge": height},
+        **_values(preprocess),
+        "do_pad": True,
+        "pad_size": {"height": height, "width": width},
+        "mask_size": {"longest_edge": height // 4},
+        "mask_pad_size": {"height": height // 4, "width": width // 4},
+    }
+
+
+def _filled_up(values: Mapping[str, Any], size: tuple[int, int]) -> Preprocess:
+    if not values.get("do_pad", True) or _resized(values.get("pad_size") or size)[0] != size:
+        raise VitrailError(f"pictures of a longest side of {size[0]} that are not filled up to that on both sides")
+    return Preprocess(
+        size=size,
+        crop=1.0,
+        resize="longest",
+        interpolation=PILLOW[values.get("resample", 2)],
+        mean=tuple(values.get("image_mean") or IMAGENET_MEAN),
+        std=tuple(values.get("image_std") or IMAGENET_STD),
+    )
+
+
+def _resized(size: int | Mapping[str, int] | list[int] | tuple[int, int]) -> tuple[tuple[int, int], Resize]:
     if isinstance(size, int):
         return (size, size), "squash"
     if isinstance(size, Mapping):
         if "shortest_edge" in size:
             return (size["shortest_edge"], size["shortest_edge"]), "shortest"
+        if "longest_edge" in size:
+            return (size["longest_edge"], size["longest_edge"]), "longest"
         return (size["height"], size["width"]), "squash"
     return (size[0], size[1]), "squash"
 
@@ -117,6 +151,8 @@ def to_transformers(preprocess: Preprocess) -> dict[str, Any]:
             **_values(preprocess),
             "do_pad": True,
         }
+    if preprocess.resize == "longest":
+        return _to_transformers_filled_up(preprocess)
     box = {"height": int(height / preprocess.crop), "width": int(width / preprocess.crop)}
     if preprocess.resize == "shortest":
         if height != width:

@@ -12,6 +12,8 @@ from vitrail.models import (
     MAEConfig,
     ModelConfig,
     ResNetConfig,
+    SamConfig,
+    SamEncoderConfig,
     SwinConfig,
     VideoConfig,
     VideoMAEConfig,
@@ -25,6 +27,7 @@ from vitrail.weights import (
     write_conv,
     write_detr,
     write_dinov3,
+    write_sam,
     write_swin,
     write_vit,
 )
@@ -39,6 +42,7 @@ WRITERS: dict[Literal["timm", "transformers"], dict[type[ModelConfig], Writer]] 
         MAEConfig: mae.for_timm,
         SwinConfig: write_swin.for_timm,
         BeitConfig: write_beit.for_timm,
+        SamEncoderConfig: write_sam.for_timm,
     },
     "transformers": {
         ViTConfig: write_vit.for_transformers,
@@ -49,5 +53,7 @@ WRITERS: dict[Literal["timm", "transformers"], dict[type[ModelConfig], Writer]] 
         DetrConfig: write_detr.for_transformers,
         SwinConfig: write_swin.for_transformers,
         BeitConfig: write_beit.for_transformers,
+        SamEncoderConfig: write_sam.for_transformers,
+        SamConfig: write_sam.for_transformers,
     },
 }
