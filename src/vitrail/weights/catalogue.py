@@ -60,7 +60,7 @@ DINOV3 = Preprocess(size=(256, 256), crop=1.0, mean=IMAGENET_MEAN, std=IMAGENET_
 DINOV3_SQUASHED = Preprocess(crop=1.0, resize="squash", interpolation="bilinear", mean=IMAGENET_MEAN, std=IMAGENET_STD)
 SATELLITE_MEAN, SATELLITE_STD = (0.430, 0.411, 0.296), (0.213, 0.156, 0.143)
 RESNET = Preprocess(crop=0.875, interpolation="bilinear", mean=IMAGENET_MEAN, std=IMAGENET_STD)
-RESNET_A1 = Preprocess(crop=0.95, mean=IMAGENET_MEAN, std=IMAGENET_STD)
+CROPPED_LESS = Preprocess(crop=0.95, mean=IMAGENET_MEAN, std=IMAGENET_STD)
 CONVNEXT = Preprocess(crop=0.875, mean=IMAGENET_MEAN, std=IMAGENET_STD)
 DEIT_SQUASHED = replace(DINOV2_CLASSIFY, resize="squash")
 CLIPS = Preprocess(crop=1.0, interpolation="bilinear", mean=IMAGENET_MEAN, std=IMAGENET_STD)
@@ -101,8 +101,10 @@ TAGS: dict[str, tuple[str, ...]] = {
     },
     **{f"vit_{size}_patch16_dinov3": ("lvd1689m",) for size in ("small", "small_plus", "base", "huge_plus")},
     **{f"vit_{size}_patch16_dinov3": ("lvd1689m", "sat493m") for size in ("large", "7b")},
-    **{f"resnet{depth}": ("a1_in1k", "tv_in1k") for depth in (18, 34, 50, 101, 152)},
-    **{f"convnext_{size}": ("fb_in22k_ft_in1k", "fb_in1k") for size in ("tiny", "small", "base", "large")},
+    **{f"resnet{depth}": ("a1_in1k", "tv_in1k") for depth in (18, 34, 50)},
+    **{f"resnet{depth}": ("a1h_in1k", "a1_in1k", "tv_in1k") for depth in (101, 152)},
+    **{f"convnext_{size}": ("in12k_ft_in1k", "fb_in22k_ft_in1k", "fb_in1k") for size in ("tiny", "small")},
+    **{f"convnext_{size}": ("fb_in22k_ft_in1k", "fb_in1k") for size in ("base", "large")},
 }
 """timm's tags of each architecture; the first is the one meant when none is named."""
 
@@ -113,7 +115,7 @@ PREPROCESS: dict[str, Preprocess] = {
     "lvd1689m": DINOV3,
     "sat493m": replace(DINOV3, mean=SATELLITE_MEAN, std=SATELLITE_STD),
     "tv_in1k": RESNET,
-    "a1_in1k": RESNET_A1,
+    **dict.fromkeys(("a1_in1k", "a1h_in1k", "in12k_ft_in1k"), CROPPED_LESS),
 }
 """By tag; the tags that are left out are AugReg's."""
 LICENCES = {
@@ -126,7 +128,9 @@ LICENCES = {
 
 
 def _timm(architecture: str, tag: str) -> Pretrained:
-    preprocess = CONVNEXT if architecture.startswith("convnext") else PREPROCESS.get(tag, AUGREG)
+    preprocess = PREPROCESS.get(tag, AUGREG)
+    if architecture.startswith("convnext") and tag.startswith("fb_"):
+        preprocess = CONVNEXT
     if architecture.endswith("_384"):
         preprocess = replace(preprocess, size=(384, 384), crop=1.0)
     offset = tag == "dino" or (tag == "lvd142m" and "reg4" not in architecture)
