@@ -10,7 +10,8 @@ from vitrail.jobs.models import open_model
 from vitrail.jobs.predict_classes import predict_classes
 from vitrail.jobs.predict_config import PredictConfig
 from vitrail.jobs.tables import Row
-from vitrail.models import Backbone, Detr, Model
+from vitrail.jobs.zero_shot import predict_zero_shot
+from vitrail.models import Backbone, Detr, DualEncoder, Model
 from vitrail.weights import Artefact
 
 Form = Callable[[PredictConfig, Artefact, Hardware], list[Row]]
@@ -19,6 +20,7 @@ Form = Callable[[PredictConfig, Artefact, Hardware], list[Row]]
 FORMS: dict[type[Model], Form] = {
     Backbone: predict_classes,
     Detr: predict_detection,
+    DualEncoder: predict_zero_shot,
 }
 """By the kind of model; the first that fits answers."""
 

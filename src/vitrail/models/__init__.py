@@ -4,6 +4,7 @@ from vitrail.models.autoencoder import Autoencoder, AutoencoderConfig
 from vitrail.models.backbone import Backbone
 from vitrail.models.beit import Beit, BeitConfig
 from vitrail.models.catalogue import FAMILIES, MODELS, build, build_unfilled, config_of, list_models, with_overrides
+from vitrail.models.clip import DualEncoder, DualEncoderConfig
 from vitrail.models.conv import ConvNeXt, ConvNeXtConfig, ResNet, ResNetConfig
 from vitrail.models.detr import Detr, DetrConfig, DetrOutput
 from vitrail.models.dinov3 import DINOv3, DINOv3Config
@@ -13,6 +14,8 @@ from vitrail.models.mae import MAEConfig, MaskedAutoencoder
 from vitrail.models.model import Model, ModelConfig
 from vitrail.models.plain import Plain, PlainConfig
 from vitrail.models.swin import Swin, SwinConfig
+from vitrail.models.text import TextTower
+from vitrail.models.tower import ImageTower, ImageTowerConfig
 from vitrail.models.video import VideoConfig, VideoTransformer
 from vitrail.models.videomae import MaskedVideoAutoencoder, VideoMAEConfig
 from vitrail.models.vit import VisionTransformer, ViTConfig
@@ -34,6 +37,10 @@ __all__ = [
     "DetrOutput",
     "DiTConfig",
     "DiffusionTransformer",
+    "DualEncoder",
+    "DualEncoderConfig",
+    "ImageTower",
+    "ImageTowerConfig",
     "MAEConfig",
     "MaskedAutoencoder",
     "MaskedVideoAutoencoder",
@@ -45,6 +52,7 @@ __all__ = [
     "ResNetConfig",
     "Swin",
     "SwinConfig",
+    "TextTower",
     "ViTConfig",
     "VideoConfig",
     "VideoMAEConfig",

@@ -45,6 +45,18 @@ def require_whole_patches(images: Float[Tensor, "b c h w"], patch: Size) -> Floa
     return images
 
 
+def cut_to_patches(images: Float[Tensor, "b c h w"], patch: Size) -> Float[Tensor, "b c h2 w2"]:
+    """Without the rows below and the columns to the right that fill no patch: what a plain convolution does.
+
+    Raises:
+        VitrailError: a picture smaller than one patch.
+    """
+    height, width = images.shape[-2:]
+    if height < patch[0] or width < patch[1]:
+        raise VitrailError(f"a picture of {height}x{width} is smaller than one patch of {patch[0]}x{patch[1]}")
+    return images[..., : height // patch[0] * patch[0], : width // patch[1] * patch[1]]
+
+
 def pad_to_patches(images: Float[Tensor, "b c h w"], patch: Size) -> Float[Tensor, "b c h2 w2"]:
     """Zeros below and to the right, up to the next whole patch."""
     height, width = images.shape[-2:]

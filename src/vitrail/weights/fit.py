@@ -12,6 +12,8 @@ from vitrail.models import (
     DetrConfig,
     DINOv3Config,
     DiTConfig,
+    DualEncoderConfig,
+    ImageTowerConfig,
     MAEConfig,
     Model,
     ModelConfig,
@@ -25,6 +27,7 @@ from vitrail.models import (
 )
 from vitrail.weights import (
     adapt_autoencoder,
+    adapt_clip,
     adapt_conv,
     adapt_dinov3,
     adapt_relative,
@@ -50,6 +53,8 @@ ADAPTATIONS: dict[type[ModelConfig], Adaptation] = {
     DetrConfig: detr.ADAPTATION,
     SwinConfig: adapt_relative.SWIN,
     BeitConfig: adapt_relative.BEIT,
+    ImageTowerConfig: adapt_clip.TOWER,
+    DualEncoderConfig: adapt_clip.PAIR,
 }
 
 FRESH = "not in the checkpoint: initialised anew"

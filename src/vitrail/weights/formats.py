@@ -11,6 +11,7 @@ import torch
 from vitrail.models import build
 from vitrail.weights import (
     beit,
+    big_vision,
     conv,
     detr,
     dinov2,
@@ -18,11 +19,14 @@ from vitrail.weights import (
     dit,
     google,
     hf,
+    hf_clip,
     hf_mae,
     hf_videomae,
     mae,
+    open_clip,
     swin,
     timm,
+    timm_tower,
     videomae,
 )
 from vitrail.weights.account import Account, shorten
@@ -45,7 +49,11 @@ FORMATS: tuple[Format, ...] = (
     *detr.FORMATS,
     dinov2.FORMAT,
     hf.FORMAT,
+    hf_clip.FORMAT,
+    open_clip.FORMAT,
+    big_vision.FORMAT,
     google.FORMAT,
+    timm_tower.FORMAT,
     timm.FORMAT,
 )
 
@@ -75,7 +83,7 @@ def translate_file(path: str | Path) -> Translated:
     if is_artefact(path):
         stored = read_artefact(path)
         account = Account(str(path), "Vitrail artefact", translated={name: name for name in stored.state})
-        return Translated(stored.config, stored.state, account, stored.classes, stored.preprocess)
+        return Translated(stored.config, stored.state, account, stored.classes, stored.preprocess, stored.files)
     if Path(path).suffix == ".onnx":
         translated = read_onnx(path)
     else:

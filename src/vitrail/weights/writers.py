@@ -9,6 +9,8 @@ from vitrail.models import (
     ConvNeXtConfig,
     DetrConfig,
     DINOv3Config,
+    DualEncoderConfig,
+    ImageTowerConfig,
     MAEConfig,
     ModelConfig,
     ResNetConfig,
@@ -22,6 +24,7 @@ from vitrail.weights import (
     hf_videomae,
     mae,
     write_beit,
+    write_clip,
     write_conv,
     write_detr,
     write_dinov3,
@@ -39,6 +42,8 @@ WRITERS: dict[Literal["timm", "transformers"], dict[type[ModelConfig], Writer]] 
         MAEConfig: mae.for_timm,
         SwinConfig: write_swin.for_timm,
         BeitConfig: write_beit.for_timm,
+        ImageTowerConfig: write_clip.tower_for_timm,
+        DualEncoderConfig: write_clip.pair_for_timm,
     },
     "transformers": {
         ViTConfig: write_vit.for_transformers,
@@ -49,5 +54,6 @@ WRITERS: dict[Literal["timm", "transformers"], dict[type[ModelConfig], Writer]] 
         DetrConfig: write_detr.for_transformers,
         SwinConfig: write_swin.for_transformers,
         BeitConfig: write_beit.for_transformers,
+        DualEncoderConfig: write_clip.pair_for_transformers,
     },
 }
