@@ -208,7 +208,7 @@ def test_dropout_and_drop_path_act_in_training_only() -> None:
         ("clip_vit_base_patch32_224", {"text_heads": 5}, "text_dim 12 is not divisible by text_heads 5"),
         ("clip_vit_base_patch32_224", {"end_token": 40}, "end_token 40 is no token of a vocabulary of 40"),
         ("siglip_vit_base_patch16_224", {"joint_dim": 8}, "joint_dim must be embed_dim"),
-        ("vit_base_patch16_clip_224", {"img_size": 27}, "27x27 is not a multiple of patch_size 8x8.*24x24"),
+        ("vit_base_patch16_clip_224", {"img_size": 27}, "27x27 is not a multiple of patch_size 8x8.*32x32"),
     ],
 )
 def test_numbers_that_do_not_fit_are_refused(name: str, options: dict, reason: str) -> None:

@@ -10,24 +10,20 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
 from math import prod
-from typing import Literal
 
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from vitrail.contracts import VitrailError
 from vitrail.heads.pool import AttentionPool
 from vitrail.models.plain import Plain, PlainConfig, token
 from vitrail.nn.activation import ACTIVATIONS, ActivationName
 from vitrail.nn.attention import Attention
 from vitrail.nn.block import Block, Norm
-from vitrail.nn.embed import Fit, PatchEmbed, as_pair, cut_to_patches, patch_grid, require_whole_patches
+from vitrail.nn.embed import FITS, FitName, PatchEmbed, fitted_grid, require_fitting_size
 from vitrail.nn.init import init_jax, init_scaled
 from vitrail.nn.mlp import Mlp
 from vitrail.nn.position import RESIZES, ResizeName, add_positions
 from vitrail.nn.tokens import Grid
-
-CUTS: dict[str, Fit] = {"error": require_whole_patches, "cut": cut_to_patches}
 
 
 @dataclass(frozen=True)
@@ -38,29 +34,23 @@ class ImageTowerConfig(PlainConfig):
         activation: of every MLP: OpenAI's weights were trained with ``"quick_gelu"``, SigLIP's with ``"gelu_tanh"``.
         embed_norm: tokens are normalised before the first block, and the patch projection has no bias (CLIP).
         pos_resize: how positions are brought to another grid; libraries differ (see ``nn.position``).
-        fit: pictures that patches do not divide: ``"error"``, or ``"cut"`` for the rest left out (So400m/14 at 384).
+        fit: pictures that patches do not divide: ``"error"``, ``"pad"``, ``"resize"``, or ``"cut"`` (So400m/14 at 384).
     """
 
     num_classes: int = 0
     activation: ActivationName = "gelu"
     embed_norm: bool = True
     pos_resize: ResizeName = "bicubic_antialias"
-    fit: Literal["error", "cut"] = "error"
+    fit: FitName = "error"
 
     def __post_init__(self) -> None:
-        size, patch = as_pair(self.img_size), as_pair(self.patch_size)
-        if any(s < p or (self.fit == "error" and s % p) for s, p in zip(size, patch, strict=True)):
-            near = "x".join(str(max(1, s // p) * p) for s, p in zip(size, patch, strict=True))
-            raise VitrailError(
-                f"img_size {size[0]}x{size[1]} is not a multiple of patch_size {patch[0]}x{patch[1]}: choose another "
-                f"size (such as {near}), or let the model leave the rest out (fit='cut')"
-            )
+        require_fitting_size(self.img_size, self.patch_size, self.fit)
         super().__post_init__()
 
     @property
     def grid(self) -> Grid:
         """The patch grid at ``img_size``."""
-        return patch_grid(as_pair(self.img_size), as_pair(self.patch_size))
+        return fitted_grid(self.img_size, self.patch_size, self.fit)
 
 
 def make_block(
@@ -90,7 +80,7 @@ class ImageTower(Plain[ImageTowerConfig]):
         dim = config.embed_dim
         norm = partial(nn.LayerNorm, eps=config.norm_eps)
         activation = ACTIVATIONS[config.activation]
-        patches = PatchEmbed(config.patch_size, config.in_channels, dim, CUTS[config.fit], bias=not config.embed_norm)
+        patches = PatchEmbed(config.patch_size, config.in_channels, dim, FITS[config.fit], bias=not config.embed_norm)
 
         def block(drop_path: float) -> nn.Module:
             rates = (config.dropout, config.attention_dropout, drop_path)

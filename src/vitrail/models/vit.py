@@ -44,7 +44,7 @@ class ViTConfig(PlainConfig):
         positions: ``"learned"`` or ``"sincos"`` (fixed).
         class_position: whether prefix tokens (not registers) have rows in the position table.
         pos_resize: how the table is brought to another grid; checkpoints differ (see ``nn.position``).
-        fit: pictures that patches do not divide: ``"error"``, ``"pad"`` or ``"resize"``.
+        fit: pictures that patches do not divide: ``"error"``, ``"cut"``, ``"pad"`` or ``"resize"``.
         init: the school of initialisation.
     """
 

@@ -71,12 +71,22 @@ def resize_to_patches(images: Float[Tensor, "b c h w"], patch: Size) -> Float[Te
     return F.interpolate(images, (height, width), mode="bilinear", align_corners=False, antialias=True)
 
 
-FitName = Literal["error", "pad", "resize"]
+FitName = Literal["error", "cut", "pad", "resize"]
 FITS: dict[FitName, Fit] = {
     "error": require_whole_patches,
+    "cut": cut_to_patches,
     "pad": pad_to_patches,
     "resize": resize_to_patches,
 }
+
+
+def fitted_grid(img_size: int | Size, patch_size: int | Size, fit: FitName) -> Grid:
+    """How many patches there are down and across once a picture was made to fit."""
+    size, patch = as_pair(img_size), as_pair(patch_size)
+    if fit in ("error", "cut"):
+        return patch_grid(size, patch)
+    whole = (round, lambda x: -int(-x // 1))[fit == "pad"]
+    return tuple(max(1, whole(s / p)) for s, p in zip(size, patch, strict=True))
 
 
 def require_fitting_size(img_size: int | Size, patch_size: int | Size, fit: FitName) -> None:

@@ -6,31 +6,25 @@ from dataclasses import replace
 
 from vitrail.models import DualEncoderConfig, ImageTowerConfig, ViTConfig
 from vitrail.weights.account import Account
-from vitrail.weights.adapt import TRAINING, Adaptation, drop, fit_bands, fit_patches, fit_table
+from vitrail.weights.adapt import TRAINING, Adaptation, fit_bands, fit_patches, fit_table
+from vitrail.weights.adapt_plain import PROJECTION, fit_plain
 from vitrail.weights.files import CheckpointError
 from vitrail.weights.infer_clip import part_of
 from vitrail.weights.names import State, Translated
 
-PROJECTION = "patch_embed.proj.weight"
-
-
-def _fit(state: State, source: ImageTowerConfig, target: ImageTowerConfig, account: Account, tower: str = "") -> None:
-    projection = tower + PROJECTION
-    fit_bands(state, projection, source.in_channels, target.in_channels, account)
-    fit_patches(state, projection, source.patch_size, target.patch_size, account)
-    fit_table(state, f"{tower}pos_embed", source.grid, target.grid, target.pos_resize, account)
-
 
 def fit_tower(state: State, source: ImageTowerConfig, target: ImageTowerConfig, account: Account) -> None:
     """Bands, patches, positions and head of ``state`` for ``target``."""
-    _fit(state, source, target, account)
-    if source.num_classes != target.num_classes:
-        drop(state, [name for name in ("head.weight", "head.bias") if name in state], account)
+    fit_plain(state, source, target, account)
+    fit_table(state, "pos_embed", source.grid, target.grid, target.pos_resize, account)
 
 
 def fit_pair(state: State, source: DualEncoderConfig, target: DualEncoderConfig, account: Account) -> None:
     """Bands, patches and positions of the image tower; texts do not stretch."""
-    _fit(state, source, target, account, "image.")
+    projection = f"image.{PROJECTION}"
+    fit_bands(state, projection, source.in_channels, target.in_channels, account)
+    fit_patches(state, projection, source.patch_size, target.patch_size, account)
+    fit_table(state, "image.pos_embed", source.grid, target.grid, target.pos_resize, account)
 
 
 def tower_of_pair(found: Translated) -> Translated:
