@@ -4,7 +4,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from vitrail.contracts import VitrailError
-from vitrail.nn.embed import PatchEmbed, pad_to_patches, patch_grid, require_whole_patches, resize_to_patches
+from vitrail.nn.embed import (
+    PatchEmbed,
+    cut_to_patches,
+    pad_to_patches,
+    patch_grid,
+    require_whole_patches,
+    resize_to_patches,
+)
 
 
 @pytest.mark.parametrize(("patch", "count"), [(16, 196), (8, 784), (32, 49), (14, 256)])
@@ -53,3 +60,14 @@ def test_both_policies_give_whole_patches_and_leave_fitting_pictures_alone(heigh
         assert fitted.shape[-2] % patch == 0 and fitted.shape[-1] % patch == 0 and fitted.numel() > 0
         if height % patch == 0 and width % patch == 0:
             assert torch.equal(fitted, images)
+
+
+def test_cutting_leaves_out_what_fills_no_patch_as_a_plain_convolution_does() -> None:
+    torch.manual_seed(0)
+    embed = PatchEmbed((4, 3), 2, 6, fit=cut_to_patches)
+    images = torch.randn(1, 2, 15, 10)
+    tokens = embed(images)
+    assert tokens.grid == (3, 3)
+    torch.testing.assert_close(tokens.feature_map(), embed.proj(images))
+    with pytest.raises(VitrailError, match="3x10 is smaller than one patch of 4x3"):
+        embed(images[:, :, :3])

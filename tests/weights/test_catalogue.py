@@ -70,7 +70,9 @@ def test_every_entry_fits_its_architecture(name: str) -> None:
     config = config_of(entry.model)
     if isinstance(config, PlainConfig):
         patch = as_pair(config.patch_size)
-        assert all(side % step == 0 for side, step in zip(entry.preprocess.size, patch, strict=True))
+        # So400m/14 at 384 is the one whose authors leave a rest out.
+        whole = all(side % step == 0 for side, step in zip(entry.preprocess.size, patch, strict=True))
+        assert whole or "so400m" in name
     if "dinov" not in name:
         assert entry.preprocess.size == as_pair(config.img_size)
 

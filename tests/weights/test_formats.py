@@ -49,11 +49,11 @@ def test_google_layouts_read_to_the_same_weights(numbering: str, prefix: str, tm
 def test_google_contrastive_image_tower_with_attention_pool(tmp_path: Path) -> None:
     expected = model(num_heads=4, class_token=False, pool="attention", num_classes=0)
     tensors = google_npz(state(expected), 4, "stacked", "params/img/")
-    tensors |= {"params/t": np.zeros(1), "params/b": np.zeros(1), "params/txt/Embed_0/embedding": np.zeros((3, 4))}
+    tensors |= {"params/t": np.zeros(1), "params/b": np.zeros(1)}
     np.savez(tmp_path / "siglip.npz", **tensors)
     assert_reads(tmp_path / "siglip.npz", expected, pool="attention", class_token=False)
     dropped = load_checkpoint(tmp_path / "siglip.npz").account.dropped
-    assert set(dropped) == {"params/t", "params/b", "params/txt/Embed_0/embedding"}
+    assert set(dropped) == {"params/t", "params/b"}
 
 
 def test_google_files_equal_what_timm_reads_from_them(tmp_path: Path) -> None:
@@ -177,7 +177,11 @@ NAMES = {
         "embeddings.patch_embeddings.projection.weight",
         "encoder.layer.0.attention.attention.query.weight",
     ],
-    "Google npz": ["params/img/embedding/kernel", "params/txt/x"],
+    "Google npz": ["params/img/embedding/kernel", "params/t"],
+    "big_vision SigLIP npz": ["params/img/embedding/kernel", "params/txt/x"],
+    "OpenAI CLIP and open_clip": ["visual.conv1.weight", "visual.class_embedding", "positional_embedding"],
+    "Transformers CLIP and SigLIP": ["vision_model.embeddings.patch_embedding.weight"],
+    "timm image tower": ["patch_embed.proj.weight", "blocks.0.attn.qkv.weight", "norm_pre.weight"],
     "Transformers": ["dinov2.embeddings.patch_embeddings.projection.weight"],
 }
 
@@ -194,8 +198,8 @@ def test_an_unknown_family_says_what_was_seen(tmp_path: Path) -> None:
 
 
 def test_a_tensor_nobody_knows_is_an_error_that_names_it(tmp_path: Path) -> None:
-    torch.save({**state(model()), "norm_pre.weight": torch.ones(64)}, tmp_path / "x.pth")
-    with pytest.raises(CheckpointError, match=r"x\.pth.*norm_pre\.weight"):
+    torch.save({**state(model()), "norm_mid.weight": torch.ones(64)}, tmp_path / "x.pth")
+    with pytest.raises(CheckpointError, match=r"x\.pth.*norm_mid\.weight"):
         load_checkpoint(tmp_path / "x.pth")
 
 

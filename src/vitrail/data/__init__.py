@@ -24,6 +24,7 @@ from vitrail.data.sources import (
     open_data,
     split_source,
 )
+from vitrail.data.text import TextTokenizer
 from vitrail.data.transforms import Augment, TrainTransform
 
 __all__ = [
@@ -55,6 +56,7 @@ __all__ = [
     "Source",
     "Splits",
     "SubsetSource",
+    "TextTokenizer",
     "TrainTransform",
     "list_pictures",
     "open_data",

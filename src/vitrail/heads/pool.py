@@ -60,9 +60,17 @@ class AttentionPool(nn.Module):
         num_heads: heads of the attention.
         mlp_ratio: width of the MLP over ``dim``.
         eps: of the norm.
+        activation: makes the non-linearity of the MLP.
     """
 
-    def __init__(self, dim: int, num_heads: int, mlp_ratio: float = 4.0, eps: float = 1e-6) -> None:
+    def __init__(
+        self,
+        dim: int,
+        num_heads: int,
+        mlp_ratio: float = 4.0,
+        eps: float = 1e-6,
+        activation: Callable[[], nn.Module] = nn.GELU,
+    ) -> None:
         super().__init__()
         self.num_heads = num_heads
         self.latent = nn.Parameter(torch.empty(1, 1, dim))
@@ -71,7 +79,7 @@ class AttentionPool(nn.Module):
         self.kv = nn.Linear(dim, 2 * dim)
         self.proj = nn.Linear(dim, dim)
         self.norm = nn.LayerNorm(dim, eps=eps)
-        self.mlp = Mlp(dim, int(dim * mlp_ratio))
+        self.mlp = Mlp(dim, int(dim * mlp_ratio), activation)
 
     def forward(self, tokens: Tokens) -> Float[Tensor, "b d"]:
         """``(B, D)``."""
@@ -85,13 +93,13 @@ class AttentionPool(nn.Module):
 
 
 PoolName = Literal["class", "mean", "class_mean", "attention"]
-POOLS: dict[PoolName, Callable[[int, int], nn.Module]] = {
-    "class": lambda dim, heads: ClassTokenPool(),
-    "mean": lambda dim, heads: MeanPool(),
-    "class_mean": lambda dim, heads: ClassMeanPool(),
+POOLS: dict[PoolName, Callable[[int, int, float], nn.Module]] = {
+    "class": lambda dim, heads, mlp_ratio: ClassTokenPool(),
+    "mean": lambda dim, heads, mlp_ratio: MeanPool(),
+    "class_mean": lambda dim, heads, mlp_ratio: ClassMeanPool(),
     "attention": AttentionPool,
 }
-"""A pool by its name; each is made from the token width and the number of heads."""
+"""A pool by its name; each is made from the token width, the number of heads and the width of an MLP over the first."""
 
 
 def pooled_width(pool: PoolName, dim: int) -> int:

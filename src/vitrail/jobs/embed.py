@@ -42,7 +42,7 @@ class FeatureVector:
 
     def __init__(self, model: Backbone, pool: FeaturePool) -> None:
         self.model = model
-        self.pool = POOLS[pool](0, 0)
+        self.pool = POOLS[pool](0, 0, 0.0)
 
     def __call__(self, images: Float[Tensor, "b c h w"]) -> Float[Tensor, "b d"]:
         """``(B, D)``, or ``(B, 2·D)`` for class token and mean."""

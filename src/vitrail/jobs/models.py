@@ -43,7 +43,7 @@ def open_model(
     if "img_size" not in options and preprocess.size != loaded.model.img_size:
         # Weights whose authors classify at another size than they trained at: positions are resized once, here.
         loaded = load_pretrained(name, online=online, **options, img_size=preprocess.size)
-    return Artefact(loaded.model, loaded.classes, _fitted(preprocess, loaded.model))
+    return Artefact(loaded.model, loaded.classes, _fitted(preprocess, loaded.model), files=loaded.files)
 
 
 def artefact_folder(model: str) -> Path | None:
@@ -55,7 +55,8 @@ def with_crop(artefact: Artefact, crop: float | None) -> Artefact:
     """The same model with another share of the picture kept by the centre crop; None leaves it."""
     if crop is None:
         return artefact
-    return Artefact(artefact.model, artefact.classes, replace(artefact.preprocess, crop=crop))
+    cropped = replace(artefact.preprocess, crop=crop)
+    return Artefact(artefact.model, artefact.classes, cropped, artefact.training_info, artefact.files)
 
 
 def require_classes(artefact: Artefact, model: str) -> None:

@@ -11,7 +11,8 @@ from vitrail.jobs.predict_classes import predict_classes
 from vitrail.jobs.predict_config import PredictConfig
 from vitrail.jobs.segment import predict_segmentation
 from vitrail.jobs.tables import Row
-from vitrail.models import Backbone, Detr, Model, Sam
+from vitrail.jobs.zero_shot import predict_zero_shot
+from vitrail.models import Backbone, Detr, DualEncoder, Model, Sam
 from vitrail.weights import Artefact
 
 Form = Callable[[PredictConfig, Artefact, Hardware], list[Row]]
@@ -21,6 +22,7 @@ FORMS: dict[type[Model], Form] = {
     Backbone: predict_classes,
     Detr: predict_detection,
     Sam: predict_segmentation,
+    DualEncoder: predict_zero_shot,
 }
 """By the kind of model; the first that fits answers."""
 

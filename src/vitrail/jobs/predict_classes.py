@@ -1,9 +1,17 @@
-"""What a trained classifier says of pictures."""
+"""What a classifier says of pictures: the table, and on request the pictures with the answer drawn."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from torch import Tensor
+
 from vitrail.contracts import VitrailError
-from vitrail.data import FileSource, SubsetSource, list_pictures
+from vitrail.data import FileSource, SubsetSource, list_pictures, read_picture
+from vitrail.explain.bars import label_bars
+from vitrail.explain.figures import save
 from vitrail.jobs.bulk import fingerprint, run_in_parts
 from vitrail.jobs.inference import Hardware, classifier, run_source
 from vitrail.jobs.models import require_classes, weights_digest
@@ -14,40 +22,69 @@ from vitrail.jobs.tables import Row, check_table_name
 from vitrail.weights import Artefact
 
 
+@dataclass(frozen=True)
+class Answers:
+    """How pictures get their classes.
+
+    Attributes:
+        call: ``(B, C, H, W)`` normalised pictures to a probability for each class.
+        classes: their names, in that order.
+        key: what the answers depend on besides the model and the pictures.
+    """
+
+    call: Callable[[Tensor], Tensor]
+    classes: Sequence[str]
+    key: Sequence[object] = ()
+
+
 def predict_classes(config: PredictConfig, artefact: Artefact, hardware: Hardware) -> list[Row]:
     """Predictions of every picture, in order: name, label, confidence, and the ``top`` classes with theirs."""
+    require_classes(artefact, config.model)
+    return write_answers(config, artefact, hardware, Answers(classifier(artefact.model), artefact.classes))
+
+
+def write_answers(config: PredictConfig, artefact: Artefact, hardware: Hardware, answers: Answers) -> list[Row]:
+    """The table of every picture's most probable classes; pictures with the answer drawn where ``config.draw`` says."""
     if config.top < 1:
         raise VitrailError(f"top must be at least 1, not {config.top}")
     out = config.out or default_out("predict", config.source, config.model) / "predictions.csv"
     check_table_name(out)
-    require_classes(artefact, config.model)
-    source = FileSource(list_pictures(config.source), 1 if artefact.model.in_channels == 1 else 3, config.source)
-    top = min(config.top, len(artefact.classes))
+    bands = 1 if artefact.model.in_channels == 1 else 3
+    source = FileSource(list_pictures(config.source), bands, config.source)
+    top = min(config.top, len(answers.classes))
 
     def work(part: range) -> list[Row]:
-        outputs = run_source(
-            classifier(artefact.model),
-            SubsetSource(source, list(part)),
-            artefact.preprocess,
-            config,
-            hardware,
-            "predict",
-        )
+        chosen = SubsetSource(source, list(part))
+        outputs = run_source(answers.call, chosen, artefact.preprocess, config, hardware, "predict")
         for name, reason in outputs.skipped:
             say(f"skipped {name}: {reason}")
         confidences, numbers = outputs.values.topk(top, dim=1)
         return [
             {
                 "name": name,
-                "label": artefact.classes[row[0]],
+                "label": answers.classes[row[0]],
                 "confidence": round(sure[0], 6),
-                "top_labels": [artefact.classes[number] for number in row],
+                "top_labels": [answers.classes[number] for number in row],
                 "top_confidences": [round(confidence, 6) for confidence in sure],
             }
             for name, row, sure in zip(outputs.names, numbers.tolist(), confidences.tolist(), strict=True)
         ]
 
-    key = fingerprint(weights_digest(artefact.model), artefact.preprocess, hardware.precision.name, config.top)
-    rows = run_in_parts([source.name(i) for i in range(len(source))], key, work, out)
+    facts = (weights_digest(artefact.model), artefact.preprocess, hardware.precision.name, config.top)
+    rows = run_in_parts([source.name(i) for i in range(len(source))], fingerprint(*facts, *answers.key), work, out)
+    if config.draw is not None:
+        draw_answers(rows, config.draw, bands)
     say(f"{len(rows)} pictures → {out}")
     return rows
+
+
+def draw_answers(rows: Sequence[Row], folder: Path, bands: int = 3) -> list[Path]:
+    """Every picture beside its most probable classes, as ``folder/<stem>.png``, numbered where stems repeat."""
+    seen: dict[str, int] = {}
+    drawn = []
+    for row in rows:
+        stem = Path(row["name"]).stem
+        count = seen[stem] = seen.get(stem, 0) + 1
+        figure = label_bars(read_picture(row["name"], bands), row["top_labels"], row["top_confidences"])
+        drawn.append(save(figure, folder / f"{stem if count == 1 else f'{stem}-{count}'}.png"))
+    return drawn

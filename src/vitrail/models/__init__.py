@@ -4,6 +4,7 @@ from vitrail.models.autoencoder import Autoencoder, AutoencoderConfig
 from vitrail.models.backbone import Backbone
 from vitrail.models.beit import Beit, BeitConfig
 from vitrail.models.catalogue import FAMILIES, MODELS, build, build_unfilled, config_of, list_models, with_overrides
+from vitrail.models.clip import DualEncoder, DualEncoderConfig
 from vitrail.models.conv import ConvNeXt, ConvNeXtConfig, ResNet, ResNetConfig
 from vitrail.models.detr import Detr, DetrConfig, DetrOutput
 from vitrail.models.dinov3 import DINOv3, DINOv3Config
@@ -15,6 +16,8 @@ from vitrail.models.plain import Plain, PlainConfig
 from vitrail.models.sam import Sam, SamConfig
 from vitrail.models.sam_encoder import SamEncoder, SamEncoderConfig
 from vitrail.models.swin import Swin, SwinConfig
+from vitrail.models.text import TextTower
+from vitrail.models.tower import ImageTower, ImageTowerConfig
 from vitrail.models.video import VideoConfig, VideoTransformer
 from vitrail.models.videomae import MaskedVideoAutoencoder, VideoMAEConfig
 from vitrail.models.vit import VisionTransformer, ViTConfig
@@ -36,6 +39,10 @@ __all__ = [
     "DetrOutput",
     "DiTConfig",
     "DiffusionTransformer",
+    "DualEncoder",
+    "DualEncoderConfig",
+    "ImageTower",
+    "ImageTowerConfig",
     "MAEConfig",
     "MaskedAutoencoder",
     "MaskedVideoAutoencoder",
@@ -51,6 +58,7 @@ __all__ = [
     "SamEncoderConfig",
     "Swin",
     "SwinConfig",
+    "TextTower",
     "ViTConfig",
     "VideoConfig",
     "VideoMAEConfig",

@@ -12,6 +12,7 @@ import torch
 
 from vitrail.contracts import VitrailError
 from vitrail.models.beit import BEIT_MODELS, Beit, BeitConfig
+from vitrail.models.clip import PAIR_MODELS, DualEncoder, DualEncoderConfig
 from vitrail.models.conv import CONV_MODELS, ConvNeXt, ConvNeXtConfig, ResNet, ResNetConfig
 from vitrail.models.detr import DETR_MODELS, Detr, DetrConfig
 from vitrail.models.dinov3 import DINOV3_MODELS, DINOv3, DINOv3Config
@@ -21,6 +22,7 @@ from vitrail.models.model import Model, ModelConfig
 from vitrail.models.sam import SAM_MODELS, Sam, SamConfig
 from vitrail.models.sam_encoder import SAM_ENCODERS, SamEncoder, SamEncoderConfig
 from vitrail.models.swin import SWIN_MODELS, Swin, SwinConfig
+from vitrail.models.tower import TOWER_MODELS, ImageTower, ImageTowerConfig
 from vitrail.models.video import VIDEO_MODELS, VideoConfig, VideoTransformer
 from vitrail.models.videomae import VIDEOMAE_MODELS, MaskedVideoAutoencoder, VideoMAEConfig
 from vitrail.models.vit import VIT_MODELS, VisionTransformer, ViTConfig
@@ -39,6 +41,8 @@ FAMILIES: dict[type[ModelConfig], Callable[[Any], Model]] = {
     BeitConfig: Beit,
     SamEncoderConfig: SamEncoder,
     SamConfig: Sam,
+    ImageTowerConfig: ImageTower,
+    DualEncoderConfig: DualEncoder,
 }
 MODELS: dict[str, ModelConfig] = {
     **VIT_MODELS,
@@ -53,6 +57,8 @@ MODELS: dict[str, ModelConfig] = {
     **BEIT_MODELS,
     **SAM_ENCODERS,
     **SAM_MODELS,
+    **TOWER_MODELS,
+    **PAIR_MODELS,
 }
 
 

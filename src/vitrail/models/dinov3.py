@@ -35,7 +35,7 @@ class DINOv3Config(PlainConfig):
         rope_base: the rotary periods are ``rope_base`` to the powers 0 … 1 (exclusive).
         rope_shift, rope_jitter, rope_rescale: how coordinates are disturbed while training (see
             :class:`~vitrail.nn.RotaryGrid`); None for not at all. As published, they are rescaled by 1/2 … 2.
-        fit: pictures that patches do not divide: ``"error"``, ``"pad"`` or ``"resize"``.
+        fit: pictures that patches do not divide: ``"error"``, ``"cut"``, ``"pad"`` or ``"resize"``.
     """
 
     img_size: int | tuple[int, int] = 256

@@ -113,7 +113,7 @@ class Plain(Backbone[PlainT]):
         self.norm_pre: nn.Module = nn.Identity()
         self.blocks = Encoder([make_block(rate) for rate in drop_path_rates(config.drop_path, config.depth)])
         self.norm = nn.Identity() if config.pool_norm else norm(dim)
-        self.attn_pool = POOLS[config.pool](dim, config.num_heads)
+        self.attn_pool = POOLS[config.pool](dim, config.num_heads, config.mlp_ratio)
         self.fc_norm = norm(self.num_features) if config.pool_norm else nn.Identity()
         self.head: nn.Module = nn.Identity()
         self.head_dist: nn.Module | None = None

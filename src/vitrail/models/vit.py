@@ -24,7 +24,7 @@ from vitrail.nn.block import Block, Norm, ParallelBlock
 from vitrail.nn.embed import FITS, FitName, PatchEmbed, fitted_grid, require_fitting_size
 from vitrail.nn.init import INITS, InitName
 from vitrail.nn.mlp import MLPS, MlpName
-from vitrail.nn.position import RESIZES, ResizeName, resize_positions, sincos_2d
+from vitrail.nn.position import RESIZES, ResizeName, add_positions, sincos_2d
 from vitrail.nn.tokens import Grid, Tokens
 
 NormName = Literal["layer", "rms"]
@@ -44,7 +44,7 @@ class ViTConfig(PlainConfig):
         positions: ``"learned"`` or ``"sincos"`` (fixed).
         class_position: whether prefix tokens (not registers) have rows in the position table.
         pos_resize: how the table is brought to another grid; checkpoints differ (see ``nn.position``).
-        fit: pictures that patches do not divide: ``"error"``, ``"pad"`` or ``"resize"``.
+        fit: pictures that patches do not divide: ``"error"``, ``"cut"``, ``"pad"`` or ``"resize"``.
         init: the school of initialisation.
     """
 
@@ -135,9 +135,7 @@ class VisionTransformer(Plain[ViTConfig]):
 
     def place(self, values: Float[Tensor, "b n d"], grid: Grid) -> tuple[Float[Tensor, "b n d"], Tensor | None]:
         """Patches with the rows of the table, resized to their grid."""
-        table = resize_positions(self.pos_embed, self.config.grid, grid, RESIZES[self.config.pos_resize])
-        prefix = table.shape[1] - values.shape[1]
-        return values + table[:, prefix:], table[:, :prefix]
+        return add_positions(values, self.pos_embed, self.config.grid, grid, RESIZES[self.config.pos_resize])
 
     def classify(self, tokens: Tokens) -> Float[Tensor, "b k"]:
         """Logits; DeiT's are the mean of its two heads (section 4 of DeiT)."""

@@ -1,5 +1,6 @@
 """The parts of a vision transformer: tokens, embeddings, positions, attention, blocks. No paper has a name here."""
 
+from vitrail.nn.activation import ACTIVATIONS, ActivationName, QuickGELU
 from vitrail.nn.attention import Attention, MultiHeadAttention, attend, attention_weights
 from vitrail.nn.block import Block, ConditionedBlock, CrossBlock, ParallelBlock, post_norm, pre_norm
 from vitrail.nn.context import Context, Memory, Rotary
@@ -20,6 +21,8 @@ from vitrail.nn.tokens import Grid, Tokens
 from vitrail.nn.window import WindowMixer
 
 __all__ = [
+    "ACTIVATIONS",
+    "ActivationName",
     "Attention",
     "Block",
     "ConditionedBlock",
@@ -42,6 +45,7 @@ __all__ = [
     "PatchEmbed",
     "PatchMerging",
     "PlacedAttention",
+    "QuickGELU",
     "RelativePositionBias",
     "Rotary",
     "RotaryGrid",

@@ -45,6 +45,18 @@ def require_whole_patches(images: Float[Tensor, "b c h w"], patch: Size) -> Floa
     return images
 
 
+def cut_to_patches(images: Float[Tensor, "b c h w"], patch: Size) -> Float[Tensor, "b c h2 w2"]:
+    """Without the rows below and the columns to the right that fill no patch: what a plain convolution does.
+
+    Raises:
+        VitrailError: a picture smaller than one patch.
+    """
+    height, width = images.shape[-2:]
+    if height < patch[0] or width < patch[1]:
+        raise VitrailError(f"a picture of {height}x{width} is smaller than one patch of {patch[0]}x{patch[1]}")
+    return images[..., : height // patch[0] * patch[0], : width // patch[1] * patch[1]]
+
+
 def pad_to_patches(images: Float[Tensor, "b c h w"], patch: Size) -> Float[Tensor, "b c h2 w2"]:
     """Zeros below and to the right, up to the next whole patch."""
     height, width = images.shape[-2:]
@@ -59,12 +71,22 @@ def resize_to_patches(images: Float[Tensor, "b c h w"], patch: Size) -> Float[Te
     return F.interpolate(images, (height, width), mode="bilinear", align_corners=False, antialias=True)
 
 
-FitName = Literal["error", "pad", "resize"]
+FitName = Literal["error", "cut", "pad", "resize"]
 FITS: dict[FitName, Fit] = {
     "error": require_whole_patches,
+    "cut": cut_to_patches,
     "pad": pad_to_patches,
     "resize": resize_to_patches,
 }
+
+
+def fitted_grid(img_size: int | Size, patch_size: int | Size, fit: FitName) -> Grid:
+    """How many patches there are down and across once a picture was made to fit."""
+    size, patch = as_pair(img_size), as_pair(patch_size)
+    if fit in ("error", "cut"):
+        return patch_grid(size, patch)
+    whole = (round, lambda x: -int(-x // 1))[fit == "pad"]
+    return tuple(max(1, whole(s / p)) for s, p in zip(size, patch, strict=True))
 
 
 def require_fitting_size(img_size: int | Size, patch_size: int | Size, fit: FitName) -> None:

@@ -49,6 +49,22 @@ def init_mae(module: nn.Module) -> None:
                 nn.init.zeros_(layer.bias)
 
 
+def init_scaled(blocks: nn.Module, dim: int, depth: int) -> None:
+    """Normal weights scaled with width and depth, biases zero: CLIP's text tower (Radford et al. 2019, section 2.3).
+
+    Args:
+        blocks: a stack of them.
+        dim: width of a token.
+        depth: number of blocks; what ends a residual branch shrinks with it.
+    """
+    deviations = {"qkv": dim**-0.5, "fc1": (2 * dim) ** -0.5}
+    for name, layer in blocks.named_modules():
+        if isinstance(layer, nn.Linear):
+            nn.init.normal_(layer.weight, std=deviations.get(name.split(".")[-1], (2 * depth * dim) ** -0.5))
+            if layer.bias is not None:
+                nn.init.zeros_(layer.bias)
+
+
 def _lecun_normal(layer: nn.Conv2d) -> None:
     fan_in = layer.weight[0].numel()
     # The cut at two deviations narrows the distribution by this factor; JAX corrects for it.

@@ -65,6 +65,23 @@ def resize_positions(table: Float[Tensor, "1 n d"], old: Grid, new: Grid, resize
     return torch.cat([table[:, :prefix], patches], dim=1)
 
 
+def add_positions(
+    values: Float[Tensor, "b n d"], table: Float[Tensor, "1 m d"], old: Grid, new: Grid, resize: Resize
+) -> tuple[Float[Tensor, "b n d"], Float[Tensor, "1 p d"]]:
+    """Patches with their rows of a learned table, and the rows of the tokens before them.
+
+    Args:
+        values: all patches of the grid ``new``.
+        table: as in :func:`resize_positions`, from which the other arguments come too.
+        old: the grid that the table was learned on.
+        new: the grid of the patches.
+        resize: one of the variants above.
+    """
+    table = resize_positions(table, old, new, resize)
+    prefix = table.shape[1] - values.shape[1]
+    return values + table[:, prefix:], table[:, :prefix]
+
+
 def sincos_1d(dim: int, places: Float[Tensor, " n"], temperature: float = 10_000.0) -> Float[Tensor, "n d"]:
     """Sines, then cosines, of every place at ``dim / 2`` geometrically spaced frequencies (Vaswani et al. 2017)."""
     if dim % 2:

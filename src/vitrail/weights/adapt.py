@@ -12,6 +12,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from vitrail.models import ModelConfig
+from vitrail.nn.embed import as_pair
+from vitrail.nn.position import RESIZES, ResizeName, resize_positions
+from vitrail.nn.tokens import Grid
 from vitrail.weights.account import Account
 from vitrail.weights.names import State, Translated
 
@@ -73,6 +76,23 @@ def fit_bands(state: State, projection: str, old: int, new: int, account: Accoun
     if old != new:
         state[projection] = adapt_channels(state[projection], new)
         account.changed[projection] = f"{old} bands to {new}"
+
+
+def fit_patches(
+    state: State, projection: str, old: int | tuple[int, int], new: int | tuple[int, int], account: Account
+) -> None:
+    """The patch projection for another patch size."""
+    if as_pair(old) != as_pair(new):
+        state[projection] = resize_patches(state[projection], as_pair(new))
+        account.changed[projection] = f"patches of {old} to {new} pixels (pseudo-inverse)"
+
+
+def fit_table(state: State, table: str, old: Grid, new: Grid, variant: ResizeName, account: Account) -> None:
+    """Learned positions for another grid."""
+    if old != new:
+        state[table] = resize_positions(state[table], old, new, RESIZES[variant])
+        grids = ["×".join(map(str, grid)) for grid in (old, new)]
+        account.changed[table] = f"grid {grids[0]} resized to {grids[1]} ({variant})"
 
 
 def drop(state: State, names: Sequence[str], account: Account) -> None:

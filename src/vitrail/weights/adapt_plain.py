@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from vitrail.models import PlainConfig
-from vitrail.nn.embed import as_pair
 from vitrail.weights.account import Account
-from vitrail.weights.adapt import drop, fit_bands, resize_patches
+from vitrail.weights.adapt import drop, fit_bands, fit_patches
 from vitrail.weights.names import State
 
 PROJECTION = "patch_embed.proj.weight"
@@ -14,10 +13,7 @@ PROJECTION = "patch_embed.proj.weight"
 def fit_plain(state: State, source: PlainConfig, target: PlainConfig, account: Account) -> None:
     """Bands, patches and head of ``state`` for ``target``; positions are the family's own."""
     fit_bands(state, PROJECTION, source.in_channels, target.in_channels, account)
-    new_patch = as_pair(target.patch_size)
-    if as_pair(source.patch_size) != new_patch:
-        state[PROJECTION] = resize_patches(state[PROJECTION], new_patch)
-        account.changed[PROJECTION] = f"patches of {source.patch_size} to {target.patch_size} pixels (pseudo-inverse)"
+    fit_patches(state, PROJECTION, source.patch_size, target.patch_size, account)
     drop(state, _stale(source, target, state), account)
 
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import torch
 
 from vitrail.models import MAEConfig, ViTConfig
-from vitrail.nn.position import RESIZES, resize_positions, sincos_2d
+from vitrail.nn.position import sincos_2d
 from vitrail.weights.account import Account
-from vitrail.weights.adapt import TRAINING, Adaptation
+from vitrail.weights.adapt import TRAINING, Adaptation, fit_table
 from vitrail.weights.adapt_autoencoder import encoder_alone
 from vitrail.weights.adapt_plain import fit_plain
 from vitrail.weights.files import CheckpointError
@@ -26,12 +26,7 @@ def _fit_positions(state: State, source: ViTConfig, target: ViTConfig, account: 
         table = sincos_2d(target.embed_dim, target.grid, prefix)
         if table.shape != state["pos_embed"].shape or not torch.allclose(table, state["pos_embed"], atol=1e-4):
             raise CheckpointError(f"{account.source}: its positions are learned, not sine-cosine")
-    if source.grid == target.grid:
-        return
-    variant = RESIZES[target.pos_resize]
-    state["pos_embed"] = resize_positions(state["pos_embed"], source.grid, target.grid, variant)
-    old, new = ("×".join(map(str, grid)) for grid in (source.grid, target.grid))
-    account.changed["pos_embed"] = f"grid {old} resized to {new} ({target.pos_resize})"
+    fit_table(state, "pos_embed", source.grid, target.grid, target.pos_resize, account)
 
 
 ADAPTATION = Adaptation(

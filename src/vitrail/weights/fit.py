@@ -12,6 +12,8 @@ from vitrail.models import (
     DetrConfig,
     DINOv3Config,
     DiTConfig,
+    DualEncoderConfig,
+    ImageTowerConfig,
     MAEConfig,
     Model,
     ModelConfig,
@@ -27,6 +29,7 @@ from vitrail.models import (
 )
 from vitrail.weights import (
     adapt_autoencoder,
+    adapt_clip,
     adapt_conv,
     adapt_dinov3,
     adapt_relative,
@@ -55,6 +58,8 @@ ADAPTATIONS: dict[type[ModelConfig], Adaptation] = {
     BeitConfig: adapt_relative.BEIT,
     SamEncoderConfig: adapt_sam.ENCODER_ADAPTATION,
     SamConfig: adapt_sam.ADAPTATION,
+    ImageTowerConfig: adapt_clip.TOWER,
+    DualEncoderConfig: adapt_clip.PAIR,
 }
 
 FRESH = "not in the checkpoint: initialised anew"

@@ -11,6 +11,7 @@ import torch
 from vitrail.models import build
 from vitrail.weights import (
     beit,
+    big_vision,
     conv,
     detr,
     dinov2,
@@ -18,12 +19,15 @@ from vitrail.weights import (
     dit,
     google,
     hf,
+    hf_clip,
     hf_mae,
     hf_videomae,
     mae,
+    open_clip,
     sam,
     swin,
     timm,
+    timm_tower,
     videomae,
 )
 from vitrail.weights.account import Account, shorten
@@ -47,7 +51,11 @@ FORMATS: tuple[Format, ...] = (
     sam.FORMAT,
     dinov2.FORMAT,
     hf.FORMAT,
+    hf_clip.FORMAT,
+    open_clip.FORMAT,
+    big_vision.FORMAT,
     google.FORMAT,
+    timm_tower.FORMAT,
     timm.FORMAT,
 )
 
@@ -77,7 +85,7 @@ def translate_file(path: str | Path) -> Translated:
     if is_artefact(path):
         stored = read_artefact(path)
         account = Account(str(path), "Vitrail artefact", translated={name: name for name in stored.state})
-        return Translated(stored.config, stored.state, account, stored.classes, stored.preprocess)
+        return Translated(stored.config, stored.state, account, stored.classes, stored.preprocess, stored.files)
     if Path(path).suffix == ".onnx":
         translated = read_onnx(path)
     else:

@@ -7,7 +7,7 @@ approximation; like timm, whose accuracy on these files is published, this is ru
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -17,23 +17,27 @@ from vitrail.weights.files import Raw
 from vitrail.weights.infer import Hints, infer_config
 from vitrail.weights.names import Format, Join, Name, Translated, blocks_in, both, expand, translate
 
+ROOT = "Transformer/"
 PREFIXES = ("", "opt/target/", "params/", "params/img/")
 
 
-def _same(parts: Sequence[Tensor]) -> Tensor:
+def same(parts: Sequence[Tensor]) -> Tensor:
+    """As it is."""
     return parts[0]
 
 
-def _row(parts: Sequence[Tensor]) -> Tensor:
+def row(parts: Sequence[Tensor]) -> Tensor:
     """A table or token as ``(1, rows, width)``."""
     return parts[0].reshape(1, -1, parts[0].shape[-1])
 
 
-def _transposed(parts: Sequence[Tensor]) -> Tensor:
+def transposed(parts: Sequence[Tensor]) -> Tensor:
+    """``(in, out)`` as ``(out, in)``."""
     return parts[0].T
 
 
-def _convolution(parts: Sequence[Tensor]) -> Tensor:
+def convolution(parts: Sequence[Tensor]) -> Tensor:
+    """``(height, width, in, out)`` as ``(out, in, height, width)``."""
     return parts[0].permute(3, 2, 0, 1)
 
 
@@ -51,12 +55,14 @@ def _out_of_heads(parts: Sequence[Tensor]) -> Tensor:
     return parts[0].permute(2, 0, 1).flatten(1)
 
 
-def _layer(ours: str, theirs: str, kernel: Join = _transposed) -> list[Name]:
-    return [Name(f"{ours}.weight", (f"{theirs}/kernel",), kernel), Name(f"{ours}.bias", (f"{theirs}/bias",), _same)]
+def dense(ours: str, theirs: str, kernel: Join = transposed) -> list[Name]:
+    """Kernel and bias of a dense layer."""
+    return [Name(f"{ours}.weight", (f"{theirs}/kernel",), kernel), Name(f"{ours}.bias", (f"{theirs}/bias",), same)]
 
 
-def _norm(ours: str, theirs: str) -> list[Name]:
-    return [Name(f"{ours}.weight", (f"{theirs}/scale",), _same), Name(f"{ours}.bias", (f"{theirs}/bias",), _same)]
+def norm(ours: str, theirs: str) -> list[Name]:
+    """Scale and bias of a norm."""
+    return [Name(f"{ours}.weight", (f"{theirs}/scale",), same), Name(f"{ours}.bias", (f"{theirs}/bias",), same)]
 
 
 def _heads(ours: str, theirs: str, *parts: str) -> list[Name]:
@@ -70,12 +76,12 @@ def _block(layer: str, attention: int, norm2: int, mlp: int) -> list[Name]:
     ours, theirs = "blocks.{i}", f"Transformer/{layer}"
     mixer = f"{theirs}/MultiHeadDotProductAttention_{attention}"
     return [
-        *_norm(f"{ours}.norm1", f"{theirs}/LayerNorm_0"),
+        *norm(f"{ours}.norm1", f"{theirs}/LayerNorm_0"),
         *_flax(_heads(f"{ours}.attn.qkv", mixer, "query", "key", "value")),
-        *_layer(f"{ours}.attn.proj", f"{mixer}/out", _out_of_heads),
-        *_norm(f"{ours}.norm2", f"{theirs}/LayerNorm_{norm2}"),
-        *_layer(f"{ours}.mlp.fc1", f"{theirs}/MlpBlock_{mlp}/Dense_0"),
-        *_layer(f"{ours}.mlp.fc2", f"{theirs}/MlpBlock_{mlp}/Dense_1"),
+        *dense(f"{ours}.attn.proj", f"{mixer}/out", _out_of_heads),
+        *norm(f"{ours}.norm2", f"{theirs}/LayerNorm_{norm2}"),
+        *dense(f"{ours}.mlp.fc1", f"{theirs}/MlpBlock_{mlp}/Dense_0"),
+        *dense(f"{ours}.mlp.fc2", f"{theirs}/MlpBlock_{mlp}/Dense_1"),
     ]
 
 
@@ -93,26 +99,26 @@ def _flax(rows: list[Name]) -> list[Name]:
 
 POOL = "MAPHead_0"
 TOP = [
-    Name("cls_token", ("cls",), _row),
-    Name("pos_embed", ("Transformer/posembed_input/pos_embedding",), _row),
-    Name("pos_embed", ("pos_embedding",), _row),
-    *_layer("patch_embed.proj", "embedding", _convolution),
-    *_norm("norm", "Transformer/encoder_norm"),
-    *_layer("head", "head"),
-    Name("attn_pool.latent", (f"{POOL}/probe",), _row),
+    Name("cls_token", ("cls",), row),
+    Name("pos_embed", ("Transformer/posembed_input/pos_embedding",), row),
+    Name("pos_embed", ("pos_embedding",), row),
+    *dense("patch_embed.proj", "embedding", convolution),
+    *norm("norm", "Transformer/encoder_norm"),
+    *dense("head", "head"),
+    Name("attn_pool.latent", (f"{POOL}/probe",), row),
     *_flax(_heads("attn_pool.q", f"{POOL}/MultiHeadDotProductAttention_0", "query")),
     *_flax(_heads("attn_pool.kv", f"{POOL}/MultiHeadDotProductAttention_0", "key", "value")),
-    *_layer("attn_pool.proj", f"{POOL}/MultiHeadDotProductAttention_0/out", _out_of_heads),
-    *_norm("attn_pool.norm", f"{POOL}/LayerNorm_0"),
-    *_layer("attn_pool.mlp.fc1", f"{POOL}/MlpBlock_0/Dense_0"),
-    *_layer("attn_pool.mlp.fc2", f"{POOL}/MlpBlock_0/Dense_1"),
+    *dense("attn_pool.proj", f"{POOL}/MultiHeadDotProductAttention_0/out", _out_of_heads),
+    *norm("attn_pool.norm", f"{POOL}/LayerNorm_0"),
+    *dense("attn_pool.mlp.fc1", f"{POOL}/MlpBlock_0/Dense_0"),
+    *dense("attn_pool.mlp.fc2", f"{POOL}/MlpBlock_0/Dense_1"),
 ]
 FLAX_BLOCK = _block("encoderblock_{i}", attention=1, norm2=2, mlp=3)
 BIG_VISION_BLOCK = _block("encoderblock_{i}", attention=0, norm2=1, mlp=0)
 
 DROPS = {
     r"pre_logits/.*": "the tanh layer of the first ViT, which no current model has",
-    r"params/(txt/.*|t|b|img/head/.*)": "the text tower and temperature of a contrastive pair",
+    r"params/(t|b|img/head/.*)": "the temperature of a contrastive pair, whose text tower is not in the file",
     r"opt/(?!target/).*": "the optimiser's state",
 }
 
@@ -130,7 +136,7 @@ def read(raw: Raw) -> Translated:
     """A Google checkpoint in our words."""
     account = Account(str(raw.path), FORMAT.name)
     prefix = _prefix(frozenset(raw.tensors)) or ""
-    tensors = _unstacked({name.removeprefix(prefix): tensor for name, tensor in raw.tensors.items()})
+    tensors = unstacked({name.removeprefix(prefix): tensor for name, tensor in raw.tensors.items()}, ROOT)
     big_vision = any("/MlpBlock_0/" in name and name.startswith("Transformer/") for name in tensors)
     depth = blocks_in(tensors, r"Transformer/encoderblock_(\d+)/")
     rows = expand([*TOP, *(BIG_VISION_BLOCK if big_vision else FLAX_BLOCK)], depth)
@@ -140,13 +146,13 @@ def read(raw: Raw) -> Translated:
     return Translated(infer_config(state, Hints(num_heads=heads), account.source), state, account)
 
 
-def _unstacked(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Layers that are stacked under ``encoderblock/`` each under a name of its own."""
-    stacked = "Transformer/encoderblock/"
+def unstacked(tensors: Mapping[str, Tensor], root: str) -> dict[str, Tensor]:
+    """Layers that are stacked under ``encoderblock/`` of ``root``, each under a name of its own."""
+    stacked = f"{root}encoderblock/"
     out: dict[str, Tensor] = {}
     for name, tensor in tensors.items():
         if name.startswith(stacked):
-            out |= {f"Transformer/encoderblock_{i}/{name[len(stacked) :]}": layer for i, layer in enumerate(tensor)}
+            out |= {f"{root}encoderblock_{i}/{name[len(stacked) :]}": layer for i, layer in enumerate(tensor)}
         else:
             out[name] = tensor
     return out

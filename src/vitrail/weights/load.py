@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -27,12 +28,14 @@ class Loaded:
         account: what became of every tensor.
         preprocess: how pictures must be prepared; where nothing says it, a default that the account names.
         classes: names in the order of the logits, empty when not known.
+        files: small text files that the model needs besides its weights, by name.
     """
 
     model: Model
     account: Account
     preprocess: Preprocess
     classes: tuple[str, ...]
+    files: Mapping[str, str] = field(default_factory=dict)
 
 
 def create_model(name: str, *, pretrained: bool | str | Path = False, online: bool = False, **overrides: Any) -> Model:
@@ -87,9 +90,8 @@ def load_pretrained(
     preprocess = _preprocess_of(source, found)
     if "img_size" in overrides:
         preprocess = preprocess.with_size(model.img_size)
-    return Loaded(
-        model, found.account, _fit_bands(preprocess, target.in_channels), found.classes if keeps_classes else ()
-    )
+    classes = found.classes if keeps_classes else ()
+    return Loaded(model, found.account, _fit_bands(preprocess, target.in_channels), classes, found.files)
 
 
 def load_checkpoint(path: str | Path) -> Loaded:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -49,6 +49,7 @@ class Translated:
         account: what became of theirs.
         classes: names of the classes in the order of the logits, empty when not known.
         preprocess: from a picture to the model's input, None when the checkpoint does not say.
+        files: small text files by name that the model needs besides its weights (a tokenizer), as they are.
     """
 
     config: ModelConfig
@@ -56,6 +57,7 @@ class Translated:
     account: Account
     classes: tuple[str, ...] = ()
     preprocess: Preprocess | None = None
+    files: Mapping[str, str] = field(default_factory=dict)
 
 
 Files = tuple[State, dict[str, dict[str, Any]]]

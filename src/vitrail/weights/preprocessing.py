@@ -77,6 +77,9 @@ def from_transformers(values: Mapping[str, Any]) -> Preprocess:
     size, resize = _resized(values["size"])
     if resize == "longest":
         return _filled_up(values, size)
+    kind = values.get("image_processor_type") or values.get("feature_extractor_type") or ""
+    if isinstance(values["size"], int) and kind.startswith("CLIP"):
+        resize = "shortest"  # One number was both sides for the other processors of that time.
     cut = values.get("crop_size") if values.get("do_center_crop", "crop_size" in values) else None
     out = _resized(cut)[0] if cut is not None else size
     return Preprocess(

@@ -9,6 +9,8 @@ from vitrail.models import (
     ConvNeXtConfig,
     DetrConfig,
     DINOv3Config,
+    DualEncoderConfig,
+    ImageTowerConfig,
     MAEConfig,
     ModelConfig,
     ResNetConfig,
@@ -24,6 +26,7 @@ from vitrail.weights import (
     hf_videomae,
     mae,
     write_beit,
+    write_clip,
     write_conv,
     write_detr,
     write_dinov3,
@@ -43,6 +46,8 @@ WRITERS: dict[Literal["timm", "transformers"], dict[type[ModelConfig], Writer]] 
         SwinConfig: write_swin.for_timm,
         BeitConfig: write_beit.for_timm,
         SamEncoderConfig: write_sam.for_timm,
+        ImageTowerConfig: write_clip.tower_for_timm,
+        DualEncoderConfig: write_clip.pair_for_timm,
     },
     "transformers": {
         ViTConfig: write_vit.for_transformers,
@@ -55,5 +60,6 @@ WRITERS: dict[Literal["timm", "transformers"], dict[type[ModelConfig], Writer]] 
         BeitConfig: write_beit.for_transformers,
         SamEncoderConfig: write_sam.for_transformers,
         SamConfig: write_sam.for_transformers,
+        DualEncoderConfig: write_clip.pair_for_transformers,
     },
 }
