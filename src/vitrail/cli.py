@@ -16,6 +16,7 @@ import vitrail
 from vitrail.contracts import VitrailError
 from vitrail.engine import Interrupted, close
 from vitrail.jobs import (
+    AdviseConfig,
     ConvertConfig,
     EmbedConfig,
     EvaluateConfig,
@@ -25,6 +26,7 @@ from vitrail.jobs import (
     PredictConfig,
     ProbeConfig,
     TrainConfig,
+    advise,
     convert,
     embed,
     evaluate,
@@ -56,6 +58,7 @@ VERBS: dict[str, Verb] = {
     "embed": Verb(EmbedConfig, embed),
     "explain": Verb(ExplainConfig, explain),
     "plan": Verb(PlanConfig, plan),
+    "advise": Verb(AdviseConfig, advise),
     "list": Verb(ListConfig, lambda config: listing(config, recipe_summaries())),
     "convert": Verb(ConvertConfig, convert),
 }
@@ -69,6 +72,7 @@ USAGE = """usage: vitrail VERB …
   embed      feature vectors of pictures, into a table
   explain    attention maps and patch features, as PNG and NPZ
   plan       parameters, multiply-adds and memory of models, before anything is run
+  advise     a model and a recipe for a task, with the reasons
   list       models, weights, data sets and recipes by name
   convert    a checkpoint from one library's format to another's
 

@@ -1,5 +1,6 @@
 """The verbs as functions: each takes one config and gives a result."""
 
+from vitrail.jobs.advise import Advice, AdviseConfig, advise
 from vitrail.jobs.convert import ConvertConfig, convert
 from vitrail.jobs.embed import EmbedConfig, embed
 from vitrail.jobs.evaluate import EvaluateConfig, EvaluateResult, evaluate
@@ -13,6 +14,8 @@ from vitrail.jobs.train import TrainResult, train
 from vitrail.jobs.train_config import TrainConfig
 
 __all__ = [
+    "Advice",
+    "AdviseConfig",
     "ConvertConfig",
     "EmbedConfig",
     "EvaluateConfig",
@@ -26,6 +29,7 @@ __all__ = [
     "ProbeResult",
     "TrainConfig",
     "TrainResult",
+    "advise",
     "convert",
     "embed",
     "evaluate",
