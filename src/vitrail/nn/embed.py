@@ -80,15 +80,6 @@ FITS: dict[FitName, Fit] = {
 }
 
 
-def fitted_grid(img_size: int | Size, patch_size: int | Size, fit: FitName) -> Grid:
-    """How many patches there are down and across once a picture was made to fit."""
-    size, patch = as_pair(img_size), as_pair(patch_size)
-    if fit in ("error", "cut"):
-        return patch_grid(size, patch)
-    whole = (round, lambda x: -int(-x // 1))[fit == "pad"]
-    return tuple(max(1, whole(s / p)) for s, p in zip(size, patch, strict=True))
-
-
 def require_fitting_size(img_size: int | Size, patch_size: int | Size, fit: FitName) -> None:
     """Refuse to build a model for pictures that it would refuse.
 
@@ -107,7 +98,7 @@ def require_fitting_size(img_size: int | Size, patch_size: int | Size, fit: FitN
 def fitted_grid(img_size: int | Size, patch_size: int | Size, fit: FitName) -> Grid:
     """How many patches a picture of a size has, down and across, once it was made to fit."""
     size, patch = as_pair(img_size), as_pair(patch_size)
-    if fit == "error":
+    if fit in ("error", "cut"):
         return patch_grid(size, patch)
     whole = {"pad": math.ceil, "resize": round}[fit]
     return tuple(max(1, whole(s / p)) for s, p in zip(size, patch, strict=True))
