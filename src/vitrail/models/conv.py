@@ -49,6 +49,7 @@ class ResNetStages(nn.Module):
         in_channels: bands of a picture.
         norm: makes a norm of a given width; ``FrozenBatchNorm2d`` for detectors.
         drop_path: rate of stochastic depth of the last block; earlier ones have less.
+        dilation: whether the last stage has a dilation in place of its stride, and so a map of twice the sides.
     """
 
     def __init__(
@@ -58,9 +59,13 @@ class ResNetStages(nn.Module):
         in_channels: int = 3,
         norm: Callable[[int], nn.Module] = nn.BatchNorm2d,
         drop_path: float = 0.0,
+        dilation: bool = False,
     ) -> None:
         super().__init__()
-        net = TorchvisionResNet(BLOCKS[block], list(depths), num_classes=1, norm_layer=norm)
+        dilated = [False, False, dilation]
+        net = TorchvisionResNet(
+            BLOCKS[block], list(depths), num_classes=1, replace_stride_with_dilation=dilated, norm_layer=norm
+        )
         self.widths = tuple(width * BLOCKS[block].expansion for width in (64, 128, 256, 512))
         self.conv1 = net.conv1
         if in_channels != 3:

@@ -16,11 +16,11 @@ import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
-from torchvision.models.resnet import Bottleneck, ResNet
 from torchvision.ops import FrozenBatchNorm2d
 
 from vitrail.contracts import Role, VitrailError
 from vitrail.heads.detect import DetectionHead
+from vitrail.models.conv import ResNetStages
 from vitrail.models.model import Model, ModelConfig
 from vitrail.nn.block import Block, CrossBlock, post_norm
 from vitrail.nn.context import Context, Memory
@@ -87,43 +87,6 @@ class DetrOutput(NamedTuple):
     boxes: Float[Tensor, "b q 4"]
 
 
-class FrozenResNet(nn.Module):
-    """torchvision's ResNet up to its last map. Its batch norms are constants, stem and first stage are not trained.
-
-    Args:
-        depths: bottleneck blocks of each stage.
-        in_channels: bands of a picture.
-        dilation: whether the last stage has a dilation in place of its stride.
-    """
-
-    def __init__(self, depths: Sequence[int], in_channels: int = 3, dilation: bool = False) -> None:
-        super().__init__()
-        net = ResNet(
-            Bottleneck,
-            list(depths),
-            replace_stride_with_dilation=[False, False, dilation],
-            norm_layer=FrozenBatchNorm2d,
-        )
-        self.width = net.inplanes
-        self.conv1 = net.conv1
-        if in_channels != 3:
-            self.conv1 = nn.Conv2d(in_channels, 64, kernel_size=7, stride=2, padding=3, bias=False)
-            nn.init.kaiming_normal_(self.conv1.weight, mode="fan_out", nonlinearity="relu")
-        self.bn1, self.relu, self.maxpool = net.bn1, net.relu, net.maxpool
-        self.layer1, self.layer2, self.layer3, self.layer4 = net.layer1, net.layer2, net.layer3, net.layer4
-        self.conv1.requires_grad_(False)
-        self.layer1.requires_grad_(False)
-
-    def forward(self, images: Float[Tensor, "b c h w"]) -> list[Float[Tensor, "b d h2 w2"]]:
-        """The map of every stage, finest first: a 4th, 8th, 16th and 32nd (with dilation a 16th) of the sides."""
-        x = self.maxpool(self.relu(self.bn1(self.conv1(images))))
-        maps = []
-        for stage in (self.layer1, self.layer2, self.layer3, self.layer4):
-            x = stage(x)
-            maps.append(x)
-        return maps
-
-
 class Detr(Model[DetrConfig]):
     """Pictures to boxes, with no anchors and nothing to suppress.
 
@@ -144,8 +107,12 @@ class Detr(Model[DetrConfig]):
         self.num_classes = config.num_classes
         self.taps = len(STAGES) + config.encoder_depth
         dim = config.embed_dim
-        self.backbone = FrozenResNet(config.depths, config.in_channels, config.dilation)
-        self.input_proj = nn.Conv2d(self.backbone.width, dim, kernel_size=1)
+        self.backbone = ResNetStages(
+            depths=config.depths, in_channels=config.in_channels, norm=FrozenBatchNorm2d, dilation=config.dilation
+        )
+        for part in (self.backbone.conv1, self.backbone.layer1):
+            part.requires_grad_(False)  # The authors train neither stem nor first stage.
+        self.input_proj = nn.Conv2d(self.backbone.widths[-1], dim, kernel_size=1)
         self.dropout = nn.Dropout(config.dropout)
         self.encoder = Encoder([_encoder_block(config) for _ in range(config.encoder_depth)])
         self.query_embed = nn.Parameter(torch.empty(config.num_queries, dim))
