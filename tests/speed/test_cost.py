@@ -28,6 +28,8 @@ GMACS = {
     "swin_tiny_patch4_window7_224": 4.51,
     "swin_large_patch4_window7_224": 34.53,
     "beit_base_patch16_224": 17.58,
+    "dit_xlarge_patch2_256": 118.62,
+    "videomae_base_patch16_224": 180.3,
     "samvit_base_patch16": 486,
     "samvit_large_patch16": 1494,
     "samvit_huge_patch16": 2982,

@@ -28,7 +28,7 @@ def config() -> TrainConfig:
             "patch_drop=0.5",
         ),
         crop=1.0,
-        epochs=20,
+        epochs=17,
         batch_size=64,
         lr=1.5e-3,
         min_lr=1e-5,
