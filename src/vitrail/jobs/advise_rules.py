@@ -274,14 +274,14 @@ RULES: tuple[Rule, ...] = (
     # ------------------------------------------------------------------ segment
     Rule(
         When("segment", devices=("cuda",)),
-        {"model": "sam_vit_large_patch16", "weights": "sam_vit_large_patch16.sa1b"},
+        {"model": "sam_vit_large_patch16", "weights": "facebook/sam-vit-large"},
         "Masks of clicks, boxes, or everything, without training; ViT-L is clearly better than ViT-B, and ViT-H hardly "
         "better than that for twice the cost.",
         "Kirillov et al. 2023, 'Segment Anything', section 7.6",
     ),
     Rule(
         When("segment"),
-        {"model": "sam_vit_base_patch16", "weights": "sam_vit_base_patch16.sa1b"},
+        {"model": "sam_vit_base_patch16", "weights": "facebook/sam-vit-base"},
         "Masks of clicks, boxes, or everything, without training; the encoder looks at 1,024 pixels (486 billion "
         "multiply-adds), so without a data-centre GPU only the smallest is quick enough. One encoding serves any "
         "number of clicks.",

@@ -93,7 +93,7 @@ def _guides(axes: Axes, curves: Sequence[Curve]) -> None:
         return
     low = min(point.macs for line in curves for point in line.points) / 1e9
     for power, text in ((2, "∝ pixels"), (4, "∝ pixels²")):
-        ys = [0.7 * low, 0.7 * low * (ends[-1] / ends[0]) ** power]
+        ys = [0.4 * low, 0.4 * low * (ends[-1] / ends[0]) ** power]
         axes.plot([ends[0], ends[-1]], ys, color="#999999", lw=0.8, ls=":")
         axes.annotate(text, (ends[-1], ys[1]), fontsize=7, color="#777777", ha="right", va="bottom")
 
