@@ -47,6 +47,19 @@ class Backbone(Model[ConfigT]):
         return self.classify(tokens) if self.num_classes else self.pool(tokens)
 
 
+def fresh_linear(features: int, num_classes: int, like: Tensor) -> nn.Module:
+    """A classifier of deviation 0.02 without bias at the start, of the type and on the device of ``like``.
+
+    Nothing but a pass-through for no classes.
+    """
+    if not num_classes:
+        return nn.Identity()
+    head = nn.Linear(features, num_classes)
+    nn.init.trunc_normal_(head.weight, std=0.02)
+    nn.init.zeros_(head.bias)
+    return head.to(like.device, like.dtype)
+
+
 def copy_linear(head: nn.Module, weight: Float[Tensor, "k f"], bias: Float[Tensor, " k"]) -> None:
     """Give a classifier the values of another linear layer.
 

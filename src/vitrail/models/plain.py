@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from vitrail.contracts import Role, VitrailError
 from vitrail.heads.pool import POOLS, PoolName, pooled_width
-from vitrail.models.backbone import Backbone, copy_linear
+from vitrail.models.backbone import Backbone, copy_linear, fresh_linear
 from vitrail.models.model import ModelConfig
 from vitrail.nn.block import Norm
 from vitrail.nn.context import NO_CONTEXT, Context
@@ -209,13 +209,7 @@ class Plain(Backbone[PlainT]):
 
     def make_classifier(self, features: int) -> nn.Module:
         """A head for ``num_classes``, of the model's type and on its device."""
-        if not self.num_classes:
-            return nn.Identity()
-        head = nn.Linear(features, self.num_classes)
-        nn.init.trunc_normal_(head.weight, std=0.02)
-        nn.init.zeros_(head.bias)
-        reference = next(self.blocks.parameters())
-        return head.to(reference.device, reference.dtype)
+        return fresh_linear(features, self.num_classes, next(self.blocks.parameters()))
 
     @torch.no_grad()
     def set_classifier(self, weight: Float[Tensor, "k f"], bias: Float[Tensor, " k"]) -> None:

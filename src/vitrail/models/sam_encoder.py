@@ -14,7 +14,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from vitrail.contracts import Role, VitrailError
-from vitrail.models.backbone import Backbone
+from vitrail.models.backbone import Backbone, copy_linear, fresh_linear
 from vitrail.models.model import ModelConfig
 from vitrail.nn.attention import Attention
 from vitrail.nn.block import Block, Norm
@@ -173,20 +173,12 @@ class SamEncoder(Backbone[SamEncoderConfig]):
         """A fresh linear layer; 0 takes it away."""
         self.num_classes = num_classes
         self.config = replace(self.config, num_classes=num_classes)
-        self.head: nn.Module = nn.Identity()
-        if num_classes:
-            head = nn.Linear(self.num_features, num_classes)
-            nn.init.trunc_normal_(head.weight, std=0.02)
-            nn.init.zeros_(head.bias)
-            self.head = head.to(self.pos_embed.device, self.pos_embed.dtype)
+        self.head = fresh_linear(self.num_features, num_classes, self.pos_embed)
 
     @torch.no_grad()
     def set_classifier(self, weight: Float[Tensor, "k f"], bias: Float[Tensor, " k"]) -> None:
         """Give the classifier these values."""
-        if not isinstance(self.head, nn.Linear) or self.head.weight.shape != weight.shape:
-            raise VitrailError(f"a classifier of {tuple(weight.shape)} does not fit {self.head}")
-        self.head.weight.copy_(weight)
-        self.head.bias.copy_(bias)
+        copy_linear(self.head, weight, bias)
 
     def roles(self) -> dict[str, Role]:
         """Embedding 0, block ``i`` at ``i + 1``, neck and classifier last; no decay for positions of either kind."""
