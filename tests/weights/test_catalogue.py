@@ -17,6 +17,7 @@ from vitrail.weights import (
     Artefact,
     catalogue,
     create_model,
+    finding,
     list_pretrained,
     load_pretrained,
     pretrained_preprocess,
@@ -174,7 +175,7 @@ def test_online_downloads_the_weights_and_what_explains_them(monkeypatch: pytest
         torch.save(state(model()), tmp_path / file)
         return str(tmp_path / file)
 
-    monkeypatch.setattr(catalogue, "hf_hub_download", download)
+    monkeypatch.setattr(finding, "hf_hub_download", download)
     assert resolve("google/vit-base-patch16-224", online=True).path == tmp_path
     assert asked == [
         ("google/vit-base-patch16-224", file)
@@ -186,6 +187,6 @@ def test_a_hub_that_cannot_be_reached_is_an_error_of_ours(monkeypatch: pytest.Mo
     def unreachable(*_: object) -> str:
         raise ConnectionError("no route to host")
 
-    monkeypatch.setattr(catalogue, "hf_hub_download", unreachable)
+    monkeypatch.setattr(finding, "hf_hub_download", unreachable)
     with pytest.raises(VitrailError, match=r"facebook/dinov2-base.*no route to host"):
         resolve("facebook/dinov2-base", online=True)

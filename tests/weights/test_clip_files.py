@@ -230,7 +230,7 @@ def test_a_pair_has_no_classes_of_its_own(tmp_path: Path) -> None:
 def test_a_pair_is_downloaded_with_its_words(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     from huggingface_hub.errors import EntryNotFoundError
 
-    from vitrail.weights import catalogue, resolve
+    from vitrail.weights import finding, resolve
 
     image_text_folder("clip", tmp_path)
     asked = []
@@ -241,9 +241,9 @@ def test_a_pair_is_downloaded_with_its_words(monkeypatch: pytest.MonkeyPatch, tm
             raise EntryNotFoundError(f"no {file}")
         return str(tmp_path / file)
 
-    monkeypatch.setattr(catalogue, "hf_hub_download", download)
-    monkeypatch.setattr(catalogue, "try_to_load_from_cache", lambda *_: None)
+    monkeypatch.setattr(finding, "hf_hub_download", download)
+    monkeypatch.setattr(finding, "try_to_load_from_cache", lambda *_: None)
     found = resolve("clip_vit_base_patch32_224", online=True)
     assert found.entry is not None and found.entry.repo == "openai/clip-vit-base-patch32"
-    assert asked == ["model.safetensors", "config.json", "preprocessor_config.json", *catalogue.WORDS]
+    assert asked == ["model.safetensors", "config.json", "preprocessor_config.json", *finding.WORDS]
     assert set(load_checkpoint(found.path).files) == {"tokenizer.json"}

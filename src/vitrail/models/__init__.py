@@ -11,7 +11,7 @@ from vitrail.models.dinov3 import DINOv3, DINOv3Config
 from vitrail.models.dit import DiffusionTransformer, DiTConfig
 from vitrail.models.dit_sample import sample_latents
 from vitrail.models.mae import MAEConfig, MaskedAutoencoder
-from vitrail.models.model import Model, ModelConfig
+from vitrail.models.model import Model, ModelConfig, shared_numbers
 from vitrail.models.plain import Plain, PlainConfig
 from vitrail.models.sam import Sam, SamConfig
 from vitrail.models.sam_encoder import SamEncoder, SamEncoderConfig
@@ -69,5 +69,6 @@ __all__ = [
     "config_of",
     "list_models",
     "sample_latents",
+    "shared_numbers",
     "with_overrides",
 ]

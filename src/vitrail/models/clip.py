@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, fields, replace
-from typing import Any, Literal
+from dataclasses import asdict, dataclass, replace
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -16,16 +16,11 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from vitrail.contracts import Role, VitrailError
-from vitrail.models.model import Model
+from vitrail.models.model import Model, shared_numbers
 from vitrail.models.text import TextPool, TextTower
 from vitrail.models.tower import TOWER_MODELS, ImageTower, ImageTowerConfig
 from vitrail.nn.init import init_jax, init_scaled
 from vitrail.nn.tokens import Tokens
-
-
-def tower_numbers(config: ImageTowerConfig) -> dict[str, Any]:
-    """The fields that an image tower and a pair share."""
-    return {field.name: getattr(config, field.name) for field in fields(ImageTowerConfig)}
 
 
 @dataclass(frozen=True)
@@ -77,7 +72,7 @@ class DualEncoderConfig(ImageTowerConfig):
     @property
     def tower(self) -> ImageTowerConfig:
         """The image tower's own numbers."""
-        return ImageTowerConfig(**tower_numbers(self))
+        return ImageTowerConfig(**shared_numbers(self, ImageTowerConfig))
 
 
 class DualEncoder(Model[DualEncoderConfig]):
@@ -192,7 +187,7 @@ def _sizes() -> dict[str, DualEncoderConfig]:
     """The published pairs."""
     table: dict[str, DualEncoderConfig] = {}
     for size, pixels in (("base_patch32", 224), ("base_patch16", 224), ("large_patch14", 224), ("large_patch14", 336)):
-        numbers = tower_numbers(TOWER_MODELS[f"vit_{size}_clip_quickgelu_{pixels}"])
+        numbers = asdict(TOWER_MODELS[f"vit_{size}_clip_quickgelu_{pixels}"])
         width = 768 if size.startswith("large") else 512
         table[f"clip_vit_{size}_{pixels}"] = DualEncoderConfig(
             **numbers, text_dim=width, text_heads=width // 64, joint_dim=width
@@ -201,7 +196,7 @@ def _sizes() -> dict[str, DualEncoderConfig]:
         if "siglip" not in name:
             continue
         table[f"siglip_{name.replace('_siglip', '')}"] = DualEncoderConfig(
-            **tower_numbers(tower),
+            **asdict(tower),
             text_dim=tower.embed_dim,
             text_depth=tower.depth,
             text_heads=tower.num_heads,

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from vitrail.heads.pixels import normalise_patches, patchify
 from vitrail.models.autoencoder import Autoencoder, AutoencoderConfig, make_decoder
+from vitrail.models.model import shared_numbers
 from vitrail.models.vit import VisionTransformer, ViTConfig
 from vitrail.nn.embed import as_pair
 from vitrail.nn.masking import random_keep
@@ -33,20 +34,7 @@ class MAEConfig(AutoencoderConfig):
     @property
     def encoder(self) -> ViTConfig:
         """The encoder alone."""
-        return ViTConfig(
-            img_size=self.img_size,
-            in_channels=self.in_channels,
-            num_classes=0,
-            patch_size=self.patch_size,
-            embed_dim=self.embed_dim,
-            depth=self.depth,
-            num_heads=self.num_heads,
-            mlp_ratio=self.mlp_ratio,
-            norm_eps=self.norm_eps,
-            positions="sincos",
-            pos_resize=self.pos_resize,
-            init="mae",
-        )
+        return ViTConfig(**shared_numbers(self, ViTConfig), positions="sincos", init="mae")
 
 
 class MaskedAutoencoder(Autoencoder[MAEConfig]):

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Generic, TypeVar
+from dataclasses import asdict, dataclass, fields
+from typing import Any, Generic, TypeVar
 
 import torch
 from jaxtyping import Float
@@ -28,6 +28,17 @@ class ModelConfig:
     img_size: int | tuple[int, int] = 224
     in_channels: int = 3
     num_classes: int = 1000
+
+
+def shared_numbers(config: ModelConfig, kind: type[ModelConfig]) -> dict[str, Any]:
+    """What a config says of the fields that another kind of config has too: how a part's numbers follow from a whole's.
+
+    Args:
+        config: of the whole, or of the part.
+        kind: of the other.
+    """
+    names = {field.name for field in fields(kind)}
+    return {name: value for name, value in asdict(config).items() if name in names}
 
 
 ConfigT = TypeVar("ConfigT", bound=ModelConfig)

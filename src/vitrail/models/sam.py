@@ -6,7 +6,7 @@ The picture is encoded once, which is the dear part; each prompt is then answere
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 
 import torch
 from jaxtyping import Float, Int
@@ -15,7 +15,7 @@ from torch import Tensor
 from vitrail.contracts import Role, VitrailError
 from vitrail.heads.mask import MaskDecoder
 from vitrail.heads.prompt import PromptEncoder
-from vitrail.models.model import Model
+from vitrail.models.model import Model, shared_numbers
 from vitrail.models.sam_encoder import SAM_ENCODERS, SamEncoder, SamEncoderConfig
 from vitrail.nn.tokens import Tokens
 
@@ -53,9 +53,7 @@ class SamConfig(SamEncoderConfig):
     @property
     def encoder(self) -> SamEncoderConfig:
         """The image encoder's part."""
-        names = [field.name for field in fields(SamEncoderConfig)]
-        values = asdict(self)
-        return SamEncoderConfig(**{name: values[name] for name in names})
+        return SamEncoderConfig(**shared_numbers(self, SamEncoderConfig))
 
 
 class Sam(Model[SamConfig]):

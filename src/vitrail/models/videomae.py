@@ -14,6 +14,7 @@ from torch import Tensor
 
 from vitrail.heads.pixels import normalise_bands, patchify
 from vitrail.models.autoencoder import Autoencoder, AutoencoderConfig, make_decoder
+from vitrail.models.model import shared_numbers
 from vitrail.models.video import VideoConfig, VideoTransformer
 from vitrail.nn.linear import KeylessLinear
 from vitrail.nn.masking import tube_keep
@@ -42,20 +43,7 @@ class VideoMAEConfig(AutoencoderConfig):
     @property
     def encoder(self) -> VideoConfig:
         """The encoder alone: its norm stands before the pool."""
-        return VideoConfig(
-            img_size=self.img_size,
-            in_channels=self.in_channels,
-            num_classes=0,
-            patch_size=self.patch_size,
-            embed_dim=self.embed_dim,
-            depth=self.depth,
-            num_heads=self.num_heads,
-            mlp_ratio=self.mlp_ratio,
-            norm_eps=self.norm_eps,
-            pool_norm=False,
-            frames=self.frames,
-            tubelet_frames=self.tubelet_frames,
-        )
+        return VideoConfig(**shared_numbers(self, VideoConfig), pool_norm=False)
 
 
 class MaskedVideoAutoencoder(Autoencoder[VideoMAEConfig]):

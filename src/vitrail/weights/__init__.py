@@ -2,9 +2,10 @@
 
 from vitrail.weights.account import Account
 from vitrail.weights.artefact import Artefact, is_artefact, load_artefact
-from vitrail.weights.catalogue import PRETRAINED, Pretrained, list_pretrained, resolve
+from vitrail.weights.catalogue import PRETRAINED, Pretrained, list_pretrained
 from vitrail.weights.convert import convert
 from vitrail.weights.files import CheckpointError
+from vitrail.weights.finding import resolve
 from vitrail.weights.load import Loaded, create_model, load_checkpoint, load_pretrained, pretrained_preprocess
 
 __all__ = [

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
 from torch import Tensor
 
 from vitrail.data.preprocess import HALF_MEAN, HALF_STD, Preprocess
 from vitrail.models import DualEncoderConfig, ImageTowerConfig
-from vitrail.models.clip import tower_numbers
 from vitrail.nn.activation import ActivationName
 from vitrail.nn.embed import as_pair
 from vitrail.nn.position import ResizeName
@@ -157,7 +156,7 @@ def infer_pair(state: Mapping[str, Tensor], image: TowerHints, text: TextHints, 
     end = last if text.end_token is None else text.end_token
     default_pad = SIGLIP_PADS.get(vocab, 1) if siglip else end
     return DualEncoderConfig(
-        **tower_numbers(tower),
+        **asdict(tower),
         text_dim=dim,
         text_depth=blocks_in(state, r"text\.blocks\.(\d+)\."),
         text_heads=text.num_heads or heads_of(dim, source),

@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import Tensor
 
-from vitrail.models import VideoConfig, VideoMAEConfig
+from vitrail.models import VideoConfig, VideoMAEConfig, shared_numbers
 from vitrail.nn.embed import as_pair
 from vitrail.weights.account import Account
 from vitrail.weights.adapt_autoencoder import encoder_of
@@ -102,16 +102,7 @@ def infer_videomae(state: State, hints: ClipHints, source: str) -> VideoMAEConfi
     _require(state, ("decoder.embed.weight", "decoder.blocks.0.mlp.fc1.weight"), source)
     dim = state["decoder.embed.weight"].shape[0]
     return VideoMAEConfig(
-        img_size=found.img_size,
-        in_channels=found.in_channels,
-        patch_size=found.patch_size,
-        embed_dim=found.embed_dim,
-        depth=found.depth,
-        num_heads=found.num_heads,
-        mlp_ratio=found.mlp_ratio,
-        norm_eps=found.norm_eps,
-        frames=found.frames,
-        tubelet_frames=found.tubelet_frames,
+        **shared_numbers(found, VideoMAEConfig),
         decoder_embed_dim=dim,
         decoder_depth=blocks_in(state, r"decoder\.blocks\.(\d+)\."),
         decoder_num_heads=hints.decoder_num_heads

@@ -13,7 +13,8 @@ from vitrail.models import MODELS, Model, ModelConfig, ViTConfig, build, config_
 from vitrail.nn.embed import as_pair
 from vitrail.weights import google, timm
 from vitrail.weights.account import Account
-from vitrail.weights.catalogue import Found, Pretrained, lookup, resolve
+from vitrail.weights.catalogue import Pretrained, lookup
+from vitrail.weights.finding import Found, resolve
 from vitrail.weights.fit import asked_for, load_into_fresh, of_family
 from vitrail.weights.formats import translate_file
 from vitrail.weights.names import Translated

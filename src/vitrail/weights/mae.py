@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from torch import Tensor
 
 from vitrail.data.preprocess import Preprocess
-from vitrail.models import MAEConfig
+from vitrail.models import MAEConfig, shared_numbers
 from vitrail.weights import write_vit
 from vitrail.weights.account import Account
 from vitrail.weights.adapt_autoencoder import LEFT, encoder_of
@@ -82,15 +82,7 @@ def infer_autoencoder(state: State, hints: Hints, decoder_heads: int | None, sou
     dim = state["decoder.embed.weight"].shape[0]
     key = "decoder_num_attention_heads"
     return MAEConfig(
-        img_size=found.img_size,
-        in_channels=found.in_channels,
-        patch_size=found.patch_size,
-        embed_dim=found.embed_dim,
-        depth=found.depth,
-        num_heads=found.num_heads,
-        mlp_ratio=found.mlp_ratio,
-        norm_eps=found.norm_eps,
-        pos_resize=found.pos_resize,
+        **shared_numbers(found, MAEConfig),
         decoder_embed_dim=dim,
         decoder_depth=blocks_in(state, r"decoder\.blocks\.(\d+)\."),
         decoder_num_heads=decoder_heads or heads_of(dim, source, DECODER_HEADS, key),
