@@ -97,7 +97,7 @@ export class Controls {
     put(find("layer"), "max", String(model.layers));
     put(find("layer"), "value", String(explorer.layer + 1));
     find("layer-out").value = `${explorer.layer + 1} of ${model.layers}`;
-    this.#fillHeads(model.heads[explorer.layer], state.head);
+    this.#fillHeads(model.heads[explorer.layer] ?? 0, state.head);
     this.#fillTokens(model.prefix_names, state.query);
     this.#fillClasses(model, state.class);
     drawRamp(find("ramp"), state.colours);

@@ -8,7 +8,7 @@ import { Address, parseQuery, readState, stateHash } from "./state.js";
 import { View } from "./view.js";
 
 const TIMINGS_KEPT = 500;
-const PATIENCE = 5; // forgotten encodings in a row before the user is told
+const PATIENCE = 2; // forgotten answers in a row before the user is told
 
 export class Explorer {
   #encodings = new Map();
@@ -87,7 +87,7 @@ export class Explorer {
 
   get layer() {
     const { layers } = this.model();
-    return clamp(this.state.layer < 0 ? layers + this.state.layer : this.state.layer, 0, layers - 1);
+    return clamp(this.state.layer < 0 ? layers + this.state.layer : this.state.layer, 0, Math.max(0, layers - 1));
   }
 
   get query() {
@@ -272,7 +272,7 @@ export class Explorer {
       asked: same ? query : here,
       query: here,
       layer: depth,
-      head: /^\d+$/.test(head) ? String(clamp(Number(head), 0, encoding.heads[depth] - 1)) : head,
+      head: /^\d+$/.test(head) ? String(clamp(Number(head), 0, Math.max(0, (encoding.heads[depth] ?? 1) - 1))) : head,
       class: this.state.class,
       other,
     };
@@ -333,6 +333,19 @@ export class Explorer {
     Object.assign(document.documentElement.dataset, { painted: key, milliseconds: milliseconds.toFixed(1) });
   }
 
+  /** The server keeps only the latest pictures and encodings: these are given and made again. */
+  async #again() {
+    this.#forgotten += 1;
+    this.#encodings.clear();
+    for (const view of this.views) view.spec = "";
+    try {
+      await this.parts.resend();
+      this.sync();
+    } catch (error) {
+      this.failed(error, this.asking);
+    }
+  }
+
   // ---- errors ---------------------------------------------------------------------------------------------------
 
   /** What a failed request means for the page. */
@@ -342,11 +355,7 @@ export class Explorer {
       view.say("");
       this.parts.lost();
     } else if (error instanceof Refused && error.status === 410 && this.#forgotten < PATIENCE) {
-      // The server keeps only the latest encodings: have this one made again.
-      this.#forgotten += 1;
-      this.#encodings.clear();
-      for (const one of this.views) one.spec = "";
-      this.sync();
+      this.#again();
     } else if (error instanceof Refused) view.clear(error.message);
     else {
       view.clear("Something went wrong on this page; reloading it may help.");

@@ -14,7 +14,7 @@ export class HeadGrid {
   #fields = new Map();
 
   constructor(panel, choose) {
-    this.hint = make("p", { className: "hint", textContent: "Layers from left to right, heads from top to bottom." });
+    this.hint = make("p", { className: "hint" });
     this.grid = make("div", { className: "grid", role: "group", "aria-label": "Attention of every layer and head" });
     panel.append(this.hint, this.grid);
     this.grid.addEventListener("click", (event) => {
@@ -37,6 +37,7 @@ export class HeadGrid {
   /** Shows the heads of a query once it has stood still for a moment; `arrived` is called when they are here. */
   want(encoding, query, look, chosen, arrived) {
     this.#layOut(encoding);
+    if (!encoding.layers) return;
     this.#choose(chosen);
     this.look = look;
     const key = this.#name(encoding, query);
@@ -74,7 +75,10 @@ export class HeadGrid {
     this.shape = shape;
     this.#cells.clear();
     this.#key = this.wanted = "";
-    const tallest = Math.max(...encoding.heads);
+    this.hint.textContent = encoding.layers
+      ? "Layers from left to right, heads from top to bottom; each map scaled by itself unless the scale is shared."
+      : "This model has no attention layers.";
+    const tallest = Math.max(0, ...encoding.heads);
     this.grid.style.gridTemplateColumns = `1.2rem repeat(${encoding.layers}, minmax(22px, 1fr))`;
     const cells = [make("span", {})];
     for (let layer = 0; layer < encoding.layers; layer++) {

@@ -5,7 +5,7 @@ import { cosines, extent } from "./numbers.js";
 const similarity = {
   id: "similarity",
   name: "Similarity",
-  group: "From one patch",
+  group: "From a patch",
   needs: ["patch"],
   unit: "cosine",
   meaning:
@@ -30,11 +30,11 @@ const similarity = {
 const attention = {
   id: "attention",
   name: "Attention",
-  group: "From one patch",
+  group: "From a patch",
   needs: ["query", "layer"],
   unit: "share",
   meaning:
-    "Where this token looked in one layer: a row of softmax(QKᵀ/√d). It shows what was mixed in here, not what " +
+    "Where this token looked in one layer: a row of softmax(QKᵀ/⁠√d). It shows what was mixed in here, not what " +
     "decided the answer; heads with nothing to do leave their weight on a few idle patches.",
   key: ({ encoding, query, layer, head }) => `${layer}/${encoding.place(query, layer)}/${head}`,
   now: ({ encoding, query, layer, head }) => encoding.rowNow(layer, encoding.place(query, layer), head),
@@ -44,7 +44,7 @@ const attention = {
 const positions = {
   id: "positions",
   name: "Positions",
-  group: "From one patch",
+  group: "From a patch",
   needs: ["patch"],
   unit: "cosine",
   meaning:
@@ -144,6 +144,7 @@ export const mapOf = (id) => MAPS.find((map) => map.id === id) ?? similarity;
 /** Why a map cannot be had of a model, or "". */
 export function obstacle(map, model) {
   if (map.needs.includes("class") && (!model.gradients || !model.classes)) return "needs a model with a classifier";
+  if (map.needs.includes("layer") && !model.layers) return "needs attention layers";
   if (map.needs.includes("uniform") && !model.uniform) return "needs one patch grid in all layers";
   return "";
 }
