@@ -243,9 +243,7 @@ class Given:
 
 
 @contextmanager
-def watch(
-    model: nn.Module, see: Callable[[int, Given], None], layers: Sequence[int] | None = None
-) -> Iterator[None]:
+def watch(model: nn.Module, see: Callable[[int, Given], None], layers: Sequence[int] | None = None) -> Iterator[None]:
     """Call ``see`` with the number of a layer and what it is given, in every forward pass inside the ``with`` block.
 
     Args:
@@ -274,9 +272,7 @@ def watch(
             handle.remove()
 
 
-def _hook(
-    number: int, see: Callable[[int, Given], None]
-) -> Callable[[Mixer, tuple[Any, ...], dict[str, Any]], None]:
+def _hook(number: int, see: Callable[[int, Given], None]) -> Callable[[Mixer, tuple[Any, ...], dict[str, Any]], None]:
     """The hook of one layer. It sees the arguments of ``forward``, which are also the first ones of ``weights``."""
 
     def hook(module: Mixer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
