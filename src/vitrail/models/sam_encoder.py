@@ -145,8 +145,13 @@ class SamEncoder(Backbone[SamEncoderConfig]):
     def embed(self, images: Float[Tensor, "b c h w"]) -> Tokens:
         """Patches with their positions: what the first block sees."""
         tokens = self.patch_embed(images)
-        table = resize_positions(self.pos_embed.flatten(1, 2), self.config.grid, tokens.grid, resize_bicubic_antialias)
-        return tokens.with_values(self.pos_drop(tokens.values + table))
+        values, _ = self.place(tokens.values, tokens.grid)
+        return tokens.with_values(self.pos_drop(values))
+
+    def place(self, values: Float[Tensor, "b n d"], grid: Grid) -> tuple[Float[Tensor, "b n d"], None]:
+        """Patches with their positions, resized to their grid; there are no prefix tokens to place."""
+        table = resize_positions(self.pos_embed.flatten(1, 2), self.config.grid, grid, resize_bicubic_antialias)
+        return values + table, None
 
     def condense(self, tokens: Tokens) -> Tokens:
         """Tokens of any block through the neck."""
