@@ -17,6 +17,7 @@ from vitrail.explain.paint import overlay, picture_of
 from vitrail.explain.pca import foreground_of, patch_colours
 from vitrail.explain.positions import patch_positions, position_similarity
 from vitrail.explain.reach import LayerReach, attention_distance, attention_entropy, measure_reach
+from vitrail.explain.recall import Recall, remember
 from vitrail.explain.record import AttentionRecord, LayerAttention, every_head, mean_of_heads, record
 from vitrail.explain.similarity import Match, Pair, mutual_matches, patch_similarity, top_patches
 
@@ -26,6 +27,7 @@ __all__ = [
     "LayerReach",
     "Match",
     "Pair",
+    "Recall",
     "attention_distance",
     "attention_entropy",
     "attention_maps",
@@ -48,6 +50,7 @@ __all__ = [
     "position_similarity",
     "query_maps",
     "record",
+    "remember",
     "rollout",
     "rollout_maps",
     "token_norms",

@@ -153,18 +153,18 @@ class SamEncoder(Backbone[SamEncoderConfig]):
         table = resize_positions(self.pos_embed.flatten(1, 2), self.config.grid, grid, resize_bicubic_antialias)
         return values + table, None
 
-    def condense(self, tokens: Tokens) -> Tokens:
-        """Tokens of any block through the neck."""
+    def finish(self, tokens: Tokens) -> Tokens:
+        """Tokens of any block through the neck, which ends in this family's final norm."""
         return tokens.with_values(self.neck(tokens.feature_map()).flatten(2).transpose(1, 2))
 
     def features(self, images: Tensor) -> Tokens:
         """Tokens after the last block and the neck, ``neck_dim`` wide."""
-        return self.condense(self.blocks(self.embed(images)))
+        return self.finish(self.blocks(self.embed(images)))
 
     def intermediates(self, images: Tensor, depths: Sequence[int], norm: bool = True) -> list[Tokens]:
         """Tokens after chosen blocks; with ``norm`` through the neck, which ends in this family's final norm."""
         taps = self.blocks.taps(self.embed(images), depths)
-        return [self.condense(tap) for tap in taps] if norm else taps
+        return [self.finish(tap) for tap in taps] if norm else taps
 
     def pool(self, tokens: Tokens) -> Float[Tensor, "b f"]:
         """The mean over the grid, ``(B, neck_dim)``."""
