@@ -12,13 +12,24 @@ from vitrail.explain.maps import (
     upsample_bilinear,
     upsample_nearest,
 )
+from vitrail.explain.norms import outlier_limit, outlier_tokens, token_norms
 from vitrail.explain.paint import overlay, picture_of
 from vitrail.explain.pca import foreground_of, patch_colours
+from vitrail.explain.positions import patch_positions, position_similarity
+from vitrail.explain.reach import LayerReach, attention_distance, attention_entropy, measure_reach
+from vitrail.explain.recall import Recall, remember
 from vitrail.explain.record import AttentionRecord, LayerAttention, every_head, mean_of_heads, record
+from vitrail.explain.similarity import Match, Pair, mutual_matches, patch_similarity, top_patches
 
 __all__ = [
     "AttentionRecord",
     "LayerAttention",
+    "LayerReach",
+    "Match",
+    "Pair",
+    "Recall",
+    "attention_distance",
+    "attention_entropy",
     "attention_maps",
     "class_maps",
     "every_head",
@@ -26,14 +37,24 @@ __all__ = [
     "head_max",
     "head_mean",
     "mean_of_heads",
+    "measure_reach",
+    "mutual_matches",
+    "outlier_limit",
+    "outlier_tokens",
     "overlay",
     "patch_colours",
     "patch_mean_maps",
+    "patch_positions",
+    "patch_similarity",
     "picture_of",
+    "position_similarity",
     "query_maps",
     "record",
+    "remember",
     "rollout",
     "rollout_maps",
+    "token_norms",
+    "top_patches",
     "upsample_bilinear",
     "upsample_nearest",
 ]

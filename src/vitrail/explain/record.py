@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import torch
@@ -113,7 +113,13 @@ class AttentionRecord:
         return self[layer].maps()
 
     def to_npz(self, path: Path) -> Path:
-        """Write everything recorded, compressed, with no pickled objects.
+        """Write everything recorded into a file; see :meth:`write_npz`."""
+        with path.open("wb") as file:
+            self.write_npz(file)
+        return path
+
+    def write_npz(self, file: BinaryIO) -> None:
+        """Write everything recorded into an open file, compressed, with no pickled objects.
 
         The arrays, for layers ``l`` = 00, 01 …:
 
@@ -136,9 +142,7 @@ class AttentionRecord:
             arrays[f"prefix_{layer:02d}"] = np.int64(attention.prefix)
             if attention.keep is not None:
                 arrays[f"keep_{layer:02d}"] = attention.keep.numpy()
-        with path.open("wb") as file:
-            np.savez_compressed(file, **arrays)
-        return path
+        np.savez_compressed(file, **arrays)
 
     @classmethod
     def from_npz(cls, path: Path) -> AttentionRecord:
@@ -195,6 +199,94 @@ def attention_layers(model: nn.Module) -> list[Mixer]:
     return [mixer for child in model.children() for mixer in attention_layers(child)]
 
 
+@dataclass(frozen=True)
+class Given:
+    """What a mixer was given in a forward pass: enough to compute any rows of its attention, then or later.
+
+    Attributes:
+        mixer: the layer.
+        tokens: its input, without gradient.
+        args, kwargs: the other arguments of its forward pass.
+    """
+
+    mixer: Mixer
+    tokens: Tokens
+    args: tuple[Any, ...]
+    kwargs: Mapping[str, Any]
+
+    @property
+    def seen(self) -> Tokens:
+        """The tokens that the columns of :meth:`rows` belong to."""
+        return self.mixer.seen(self.tokens, *self.args, **self.kwargs)
+
+    def rows(self, queries: Sequence[Query] | None = None, fuse: Fuse = every_head) -> LayerAttention:
+        """The attention of chosen tokens, in float32, without gradient, on the CPU.
+
+        Args:
+            queries: tokens by place, patches by ``(row, column)``; None for all N rows.
+            fuse: what to keep of the heads.
+
+        Raises:
+            VitrailError: for a token or patch that does not exist.
+        """
+        tokens = self.tokens
+        length = tokens.values.shape[1]
+        wanted = range(length) if queries is None else queries
+        if tokens.keep is not None and any(isinstance(query, tuple) for query in wanted):
+            raise VitrailError("patches cannot be named by row and column when some were dropped: name tokens by place")
+        places = [place_of(query, tokens.grid, tokens.prefix, length) for query in wanted]
+        rows = torch.tensor(places, device=tokens.values.device)
+        values = tokens.values.to(next(self.mixer.parameters()).dtype)
+        # Autocast would take the query-key product in half precision; what is shown is exact instead.
+        with torch.no_grad(), torch.autocast(values.device.type, enabled=False):
+            weights = self.mixer.weights(tokens.with_values(values), *self.args, queries=rows, **self.kwargs)
+            kept = fuse(weights).cpu()
+        seen = self.seen
+        keep = None if seen.keep is None else seen.keep.cpu()
+        return LayerAttention(kept, rows.cpu(), seen.grid, seen.prefix, keep)
+
+
+@contextmanager
+def watch(model: nn.Module, see: Callable[[int, Given], None], layers: Sequence[int] | None = None) -> Iterator[None]:
+    """Call ``see`` with the number of a layer and what it is given, in every forward pass inside the ``with`` block.
+
+    Args:
+        model: anything built from mixers.
+        see: called just before the layer runs.
+        layers: layer numbers, negatives from the end; all of them when None.
+
+    Raises:
+        VitrailError: for a layer that does not exist, or a model without attention.
+    """
+    modules = attention_layers(model)
+    if not modules:
+        raise VitrailError(f"{type(model).__name__} has no attention layers to record")
+    chosen = range(len(modules)) if layers is None else layers
+    for layer in chosen:
+        if not -len(modules) <= layer < len(modules):
+            raise VitrailError(f"there is no layer {layer} in a model of {len(modules)} attention layers")
+    handles = [
+        modules[number].register_forward_pre_hook(_hook(number, see), with_kwargs=True)
+        for number in sorted({layer % len(modules) for layer in chosen})
+    ]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _hook(number: int, see: Callable[[int, Given], None]) -> Callable[[Mixer, tuple[Any, ...], dict[str, Any]], None]:
+    """The hook of one layer. It sees the arguments of ``forward``, which are also the first ones of ``weights``."""
+
+    def hook(module: Mixer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        tokens: Tokens = args[0] if args else kwargs["tokens"]
+        others = {name: value for name, value in kwargs.items() if name != "tokens"}
+        see(number, Given(module, tokens.with_values(tokens.values.detach()), args[1:], others))
+
+    return hook
+
+
 @contextmanager
 def record(
     model: nn.Module,
@@ -224,45 +316,10 @@ def record(
         attention.maps(-1)[:, :, 0]  # (B, heads, H, W), what the class token looked at
     """
     modules = attention_layers(model)
-    if not modules:
-        raise VitrailError(f"{type(model).__name__} has no attention layers to record")
-    chosen = range(len(modules)) if layers is None else layers
-    for layer in chosen:
-        if not -len(modules) <= layer < len(modules):
-            raise VitrailError(f"there is no layer {layer} in a model of {len(modules)} attention layers")
     result = AttentionRecord(len(modules))
-    handles = [
-        modules[number].register_forward_pre_hook(_recorder(result, number, queries, fuse), with_kwargs=True)
-        for number in sorted({layer % len(modules) for layer in chosen})
-    ]
-    try:
+
+    def see(layer: int, given: Given) -> None:
+        result.add(layer, given.rows(queries, fuse))
+
+    with watch(model, see, layers):
         yield result
-    finally:
-        for handle in handles:
-            handle.remove()
-
-
-def _recorder(
-    result: AttentionRecord, number: int, queries: Sequence[Query] | None, fuse: Fuse
-) -> Callable[[Mixer, tuple[Any, ...], dict[str, Any]], None]:
-    """The hook of one layer. It sees the arguments of ``forward``, which are also the first ones of ``weights``."""
-
-    def hook(module: Mixer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        tokens: Tokens = args[0] if args else kwargs["tokens"]
-        others = {name: value for name, value in kwargs.items() if name != "tokens"}
-        length = tokens.values.shape[1]
-        wanted = range(length) if queries is None else queries
-        if tokens.keep is not None and any(isinstance(query, tuple) for query in wanted):
-            raise VitrailError("patches cannot be named by row and column when some were dropped: name tokens by place")
-        places = [place_of(query, tokens.grid, tokens.prefix, length) for query in wanted]
-        rows = torch.tensor(places, device=tokens.values.device)
-        values = tokens.values.detach().to(next(module.parameters()).dtype)
-        # Autocast would take the query-key product in half precision; what is shown is exact instead.
-        with torch.no_grad(), torch.autocast(values.device.type, enabled=False):
-            weights = module.weights(tokens.with_values(values), *args[1:], queries=rows, **others)
-            kept = fuse(weights).cpu()
-        seen = module.seen(tokens, *args[1:], **others)
-        keep = None if seen.keep is None else seen.keep.cpu()
-        result.add(number, LayerAttention(kept, rows.cpu(), seen.grid, seen.prefix, keep))
-
-    return hook
