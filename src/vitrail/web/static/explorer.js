@@ -299,7 +299,8 @@ export class Explorer {
     const { encoding } = view, source = this.asking.encoding;
     const context = this.#context(encoding, source);
     const across = this.state.map === "similarity" && view !== this.asking && context.source === source;
-    const query = "token" in context.query || across ? null : context.query;
+    const asks = mapOf(this.state.map).needs.some((need) => need === "patch" || need === "query");
+    const query = !asks || "token" in context.query || across ? null : context.query;
     const current = view.field && view.painted === view.wanted;
     let match = null;
     if (across && current) {

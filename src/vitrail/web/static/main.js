@@ -1,6 +1,6 @@
 // Puts the page together.
 
-import { ServerGone } from "./api.js";
+import { getBlob, ServerGone } from "./api.js";
 import { Controls } from "./controls.js";
 import { find } from "./dom.js";
 import { Explorer } from "./explorer.js";
@@ -66,9 +66,9 @@ const attempt = (job) => async (event) => {
   }
 };
 
+/** The picture at its own resolution. */
 async function photoOf({ encoding }) {
-  const file = uploads.original(encoding.picture.id);
-  return file ? createImageBitmap(file) : encoding.bitmap;
+  return createImageBitmap(await getBlob(`/api/pictures/${encoding.picture.id}/image`));
 }
 
 const theme = listenToTheme(find("theme"));

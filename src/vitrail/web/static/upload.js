@@ -63,11 +63,6 @@ export class Uploads {
     }
   }
 
-  /** The picture as it was given, or undefined. */
-  original(id) {
-    return this.#files.get(id);
-  }
-
   /** A new server knows nothing of what the old one was given: sends it again. Old ids to new ones. */
   async again() {
     const renamed = new Map(), files = new Map();
