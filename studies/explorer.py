@@ -28,9 +28,7 @@ IMAGES = Path(__file__).parent.parent / "docs" / "images"
 CHROMIUM = "/usr/bin/chromium"
 FLAGS = ["--no-sandbox", "--disable-gpu"]
 MOVES = 100
-SETTLED = (
-    "() => window.vitrail && vitrail.views.length > 0 && vitrail.views.every((v) => v.painted && v.painted === v.wanted)"
-)
+SETTLED = "() => window.vitrail !== undefined && vitrail.settled"
 
 
 @contextmanager

@@ -49,7 +49,7 @@ class Api:
             Route(f"{one}/image", self.on(self.lanes.rest, image)),
             Route(f"{one}/features", self.on(self.lanes.rest, features)),
             Route(f"{one}/row", self.on(self.lanes.rows, row)),
-            Route(f"{one}/thumbs", self.on(self.lanes.rows, thumbs)),
+            Route(f"{one}/thumbs", self.on(self.lanes.rest, thumbs)),
             Route(f"{one}/map", self.on(self.lanes.passes, whole_map)),
             Route(f"{one}/pca", self.on(self.lanes.rest, self.colours)),
             Route(f"{one}/strip", self.on(self.lanes.rest, strip)),

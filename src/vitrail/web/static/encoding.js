@@ -4,7 +4,7 @@ import { getArray, getBlob, getJson, postJson } from "./api.js";
 import { clamp, extent, fromHalf } from "./numbers.js";
 import { Kept } from "./requests.js";
 
-const ROWS_KEPT = 600;
+const ROWS_KEPT = 2000;
 
 /** A field of real numbers from bytes of which 255 stands for `top`. */
 function fieldOf(bytes, height, width, top, more = {}) {
@@ -90,26 +90,31 @@ export class Encoding {
   /** Every layer and head for one query: `[{layer, heads: [field]}]`. Windowed models answer layer by layer. */
   async *thumbs(query) {
     if (this.model.uniform) {
-      const answer = await getArray(this.#path(`thumbs?query=${this.place(query)}`));
+      const place = this.place(query);
+      const answer = await getArray(this.#path(`thumbs?query=${place}`));
       const [layers, heads, height, width] = answer.shape;
       for (let layer = 0; layer < layers; layer++) {
-        yield this.#heads(answer, layer, layer * heads, heads, height, width);
+        yield this.#heads(answer, layer, place, layer * heads, heads, height, width);
       }
     } else {
       for (let layer = 0; layer < this.layers; layer++) {
-        const answer = await getArray(this.#path(`row?layer=${layer}&query=${this.place(query, layer)}&heads=all`));
+        const place = this.place(query, layer);
+        const answer = await getArray(this.#path(`row?layer=${layer}&query=${place}&heads=all`));
         const [heads, height, width] = answer.shape;
-        yield this.#heads(answer, layer, 0, heads, height, width);
+        yield this.#heads(answer, layer, place, 0, heads, height, width);
       }
     }
   }
 
-  #heads(answer, layer, from, heads, height, width) {
+  /** The heads of a layer, kept as rows too: choosing one of them needs no request. */
+  #heads(answer, layer, place, from, heads, height, width) {
     const bytes = new Uint8Array(answer.data), size = height * width;
     const fields = [];
     for (let head = 0; head < heads; head++) {
       const at = from + head;
-      fields.push(fieldOf(bytes.subarray(at * size, (at + 1) * size), height, width, answer.top[at]));
+      const map = bytes.subarray(at * size, (at + 1) * size);
+      fields.push(fieldOf(map, height, width, answer.top[at], { prefix: answer.prefix[at] }));
+      this.#rows.set(`${layer}/${place}/${head}`, fields[head]);
     }
     return { layer, heads: fields };
   }

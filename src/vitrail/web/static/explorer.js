@@ -145,7 +145,7 @@ export class Explorer {
         this.fit();
       }
       if (hidden) {
-        view.spec = "";
+        view.spec = view.encoded = "";
         view.encoding = null;
       } else this.#open(view, spec, `${spec.model} ${spec.picture} ${this.size}`);
     });
@@ -160,6 +160,7 @@ export class Explorer {
       if (view.spec !== key) return;
       const before = view.encoding;
       view.show(encoding);
+      view.encoded = key;
       if (view === this.asking) this.#carry(before, encoding);
       this.fit();
       this.sync();

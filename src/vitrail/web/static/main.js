@@ -93,6 +93,10 @@ window.vitrail = {
   get state() {
     return { ...explorer.state };
   },
+  /** Whether all pictures show what is wanted of them. */
+  get settled() {
+    return explorer.shown.length > 0 && explorer.views.every((view) => view.settled);
+  },
   get views() {
     return explorer.shown.map((view) => ({
       painted: view.painted,

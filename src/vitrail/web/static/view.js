@@ -22,6 +22,9 @@ export class View {
     this.field = null;
     this.painted = ""; // key of what is on the canvas
     this.wanted = ""; // key of what should be
+    this.refused = ""; // key of what cannot be had
+    this.spec = ""; // what is to be encoded
+    this.encoded = ""; // what is
     this.milliseconds = null; // from the latest event to the painted map
     this.requests = new Newest();
     this.figure = element("figure", "view", parent);
@@ -66,7 +69,7 @@ export class View {
   show(encoding) {
     this.encoding = encoding;
     this.field = null;
-    this.painted = this.wanted = "";
+    this.painted = this.wanted = this.refused = "";
     this.requests.drop();
     this.photo.width = encoding.bitmap.width;
     this.photo.height = encoding.bitmap.height;
@@ -75,6 +78,12 @@ export class View {
     this.marks.setAttribute("viewBox", `0 0 ${encoding.columns} ${encoding.rows}`);
     this.marks.replaceChildren();
     this.say("");
+  }
+
+  /** Whether what is wanted is on the screen, or is known not to come. */
+  get settled() {
+    const arrived = this.wanted !== "" && (this.painted === this.wanted || this.refused === this.wanted);
+    return this.figure.hidden || (this.spec === this.encoded && arrived);
   }
 
   /** Fits the frame into a box, at the picture's own aspect. */
@@ -134,6 +143,7 @@ export class View {
   clear(reason) {
     this.field = null;
     this.painted = "";
+    this.refused = this.wanted;
     this.heat.hidden = true;
     this.frame.classList.remove("waiting");
     this.say(reason);
