@@ -14,7 +14,7 @@ from vitrail.explain.maps import (
 )
 from vitrail.explain.norms import outlier_limit, outlier_tokens, token_norms
 from vitrail.explain.paint import overlay, picture_of
-from vitrail.explain.pca import foreground_of, patch_colours
+from vitrail.explain.pca import PatchBasis, fit_basis, foreground_of, patch_colours, shared_basis
 from vitrail.explain.positions import patch_positions, position_similarity
 from vitrail.explain.reach import LayerReach, attention_distance, attention_entropy, measure_reach
 from vitrail.explain.record import AttentionRecord, LayerAttention, every_head, mean_of_heads, record
@@ -26,11 +26,13 @@ __all__ = [
     "LayerReach",
     "Match",
     "Pair",
+    "PatchBasis",
     "attention_distance",
     "attention_entropy",
     "attention_maps",
     "class_maps",
     "every_head",
+    "fit_basis",
     "foreground_of",
     "head_max",
     "head_mean",
@@ -50,6 +52,7 @@ __all__ = [
     "record",
     "rollout",
     "rollout_maps",
+    "shared_basis",
     "token_norms",
     "top_patches",
     "upsample_bilinear",
