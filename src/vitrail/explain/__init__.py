@@ -14,7 +14,7 @@ from vitrail.explain.maps import (
 )
 from vitrail.explain.norms import outlier_limit, outlier_tokens, token_norms
 from vitrail.explain.paint import overlay, picture_of
-from vitrail.explain.pca import foreground_of, patch_colours
+from vitrail.explain.pca import PatchBasis, fit_basis, foreground_of, patch_colours, shared_basis
 from vitrail.explain.positions import patch_positions, position_similarity
 from vitrail.explain.reach import LayerReach, attention_distance, attention_entropy, measure_reach
 from vitrail.explain.recall import Recall, remember
@@ -27,12 +27,14 @@ __all__ = [
     "LayerReach",
     "Match",
     "Pair",
+    "PatchBasis",
     "Recall",
     "attention_distance",
     "attention_entropy",
     "attention_maps",
     "class_maps",
     "every_head",
+    "fit_basis",
     "foreground_of",
     "head_max",
     "head_mean",
@@ -53,6 +55,7 @@ __all__ = [
     "remember",
     "rollout",
     "rollout_maps",
+    "shared_basis",
     "token_norms",
     "top_patches",
     "upsample_bilinear",

@@ -16,7 +16,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from vitrail.contracts import VitrailError
-from vitrail.explain.record import Given, LayerAttention, watch
+from vitrail.explain.given import Given, evaluating, watch
+from vitrail.explain.record import LayerAttention, rows_of
 from vitrail.nn.tokens import Grid
 
 NUMBERS_AT_ONCE = 2**25
@@ -81,7 +82,8 @@ def reach_of(given: Given, layer: int, size: tuple[int, int]) -> LayerReach | No
         layer: its number.
         size: height and width in pixels of the picture.
     """
-    tokens, seen = given.tokens, given.seen
+    tokens = given.tokens
+    seen = given.mixer.seen(tokens, given.context)
     count = prod(tokens.grid)
     on_picture = len(tokens.grid) >= 2 and tokens.grid == seen.grid and tokens.prefix == seen.prefix
     if not on_picture or tokens.values.shape[1] != seen.values.shape[1] or tokens.values.shape[1] <= tokens.prefix:
@@ -91,7 +93,7 @@ def reach_of(given: Given, layer: int, size: tuple[int, int]) -> LayerReach | No
     distance, entropy = [], []
     for start in range(0, count, step):
         stop = min(start + step, count)
-        rows = given.rows(range(tokens.prefix + start, tokens.prefix + stop))
+        rows = rows_of(given, range(tokens.prefix + start, tokens.prefix + stop))
         distance.append(attention_distance(rows, size) * (stop - start))
         entropy.append(attention_entropy(rows) * (stop - start))
     return LayerReach(layer, torch.stack(distance).sum(dim=0) / count, torch.stack(entropy).sum(dim=0) / count)
@@ -117,13 +119,8 @@ def measure_reach(model: nn.Module, images: Float[Tensor, "b c *size height widt
         if reach is not None:
             found.append(reach)
 
-    training = model.training
-    model.eval()
-    try:
-        with watch(model, see), torch.no_grad():
-            model(images)
-    finally:
-        model.train(training)
+    with watch(model, see), evaluating(model), torch.no_grad():
+        model(images)
     if not found:
         raise VitrailError(f"{type(model).__name__} has no layer in which patches look at patches")
     return sorted(found)

@@ -15,16 +15,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from vitrail.contracts import VitrailError
-from vitrail.explain.record import (
-    AttentionRecord,
-    Fuse,
-    Given,
-    LayerAttention,
-    Query,
-    attention_layers,
-    every_head,
-    watch,
-)
+from vitrail.explain.given import Given, attention_layers, evaluating, watch
+from vitrail.explain.record import AttentionRecord, Fuse, LayerAttention, Query, every_head, rows_of
 from vitrail.models import Backbone
 from vitrail.nn.tokens import Grid, Tokens
 
@@ -72,7 +64,7 @@ class Recall:
         Raises:
             VitrailError: there is no such layer, token or patch.
         """
-        return self.layer(layer).rows(queries, fuse)
+        return rows_of(self.layer(layer), queries, fuse)
 
     def record(self, queries: Sequence[Query] | None = None, fuse: Fuse = every_head) -> AttentionRecord:
         """The rows of chosen tokens in all layers, as :func:`record` gives them."""
@@ -95,9 +87,14 @@ class Recall:
             return self.model.finish(self.taps[depth])
 
     @property
+    def seen(self) -> tuple[Tokens, ...]:
+        """The tokens that each attention layer looks at."""
+        return tuple(given.mixer.seen(given.tokens, given.context) for given in self.given)
+
+    @property
     def grids(self) -> tuple[Grid, ...]:
         """The patch grid that each attention layer looks at."""
-        return tuple(given.seen.grid for given in self.given)
+        return tuple(seen.grid for seen in self.seen)
 
     @property
     def nbytes(self) -> int:
@@ -124,14 +121,9 @@ def remember(model: Backbone, images: Float[Tensor, "b c height width"]) -> Reca
         images: as the model takes them.
     """
     given: dict[int, Given] = {}
-    training = model.training
-    model.eval()
-    try:
-        watching = watch(model, given.__setitem__) if attention_layers(model) else nullcontext()
-        with torch.inference_mode(), watching:
-            taps = model.intermediates(images, range(model.taps), norm=False)
-            tokens = model.finish(taps[-1])
-            logits = model.classify(tokens).float() if model.num_classes else None
-    finally:
-        model.train(training)
+    watching = watch(model, given.__setitem__) if attention_layers(model) else nullcontext()
+    with evaluating(model), torch.inference_mode(), watching:
+        taps = model.intermediates(images, range(model.taps), norm=False)
+        tokens = model.finish(taps[-1])
+        logits = model.classify(tokens).float() if model.num_classes else None
     return Recall(model, tuple(given[layer] for layer in sorted(given)), tuple(taps), tokens, logits)

@@ -25,7 +25,8 @@ from vitrail.explain import (
     record,
     rollout_maps,
 )
-from vitrail.explain.figures import colour_panel, head_grid, layer_head_grid, save, two_panel
+from vitrail.explain.features import colour_panel
+from vitrail.explain.figures import head_grid, layer_head_grid, save, two_panel
 from vitrail.jobs.inference import Hardware
 from vitrail.jobs.models import open_model
 from vitrail.jobs.progress import say, track

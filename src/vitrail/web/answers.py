@@ -18,6 +18,7 @@ from vitrail.explain import (
     rollout,
     token_norms,
 )
+from vitrail.explain.pca import shared_basis
 from vitrail.explain.reach import diagonal, reach_of
 from vitrail.explain.similarity import unit_patches
 from vitrail.nn.tokens import Tokens
@@ -109,12 +110,8 @@ def colours(encoding: Encoding, other: Encoding | None) -> Float[Tensor, "h w 3"
         raise Refused(400, "colours are shared by pictures of one model: the features of these two differ in width")
     # In the same order whoever asks, so that both pictures get their halves of one answer.
     pair = sorted((encoding, other), key=lambda one: one.id)
-    patches = [one.recall.tokens.patches for one in pair]
-    joined = torch.cat(patches, dim=1)
-    painted = patch_colours(Tokens(joined, (joined.shape[1], 1)))[0, :, 0]
-    first = patches[0].shape[1]
-    own = painted[:first] if pair[0] is encoding else painted[first:]
-    return own.unflatten(0, tokens.grid)
+    basis = shared_basis([one.recall.tokens for one in pair])
+    return patch_colours(tokens, basis=basis)[0]
 
 
 def strip(encoding: Encoding) -> dict[str, object]:

@@ -112,7 +112,7 @@ def encoder_of(model: Model) -> Backbone:
 
 def _uniform(recall: Recall, heads: Sequence[int]) -> bool:
     last = recall.tokens
-    layers = {(given.seen.grid, given.seen.prefix) for given in recall.given}
+    layers = {(seen.grid, seen.prefix) for seen in recall.seen}
     return len(set(heads)) == 1 and layers == {(last.grid, last.prefix)}
 
 
