@@ -67,8 +67,9 @@ def thumbs(encoding: Encoding, query: int) -> Maps:
     """One token's attention in every layer and head."""
     if not encoding.shown.uniform:
         raise Refused(404, "the layers of this model have different grids: ask for the heads of each layer by itself")
-    rows = [layer_row(encoding, layer, query).maps()[0, :, 0] for layer in range(len(encoding.recall.given))]
-    return to_maps(torch.stack(rows))
+    rows = [layer_row(encoding, layer, query) for layer in range(len(encoding.recall.given))]
+    shares = [row.weights[0, :, 0, : row.prefix].sum(dim=-1) for row in rows]
+    return to_maps(torch.stack([row.maps()[0, :, 0] for row in rows]), torch.cat(shares).tolist())
 
 
 def features(encoding: Encoding, depth: int) -> Float[Tensor, "h w d"]:

@@ -44,11 +44,12 @@ class Api:
             Route("/api/health", self.health),
             Route("/api/state", self.state),
             Route("/api/pictures", self.add_picture, methods=["POST"]),
+            Route("/api/pictures/{id}/image", self.original),
             Route("/api/encodings", self.encode, methods=["POST"]),
             Route(f"{one}/image", self.on(self.lanes.rest, image)),
             Route(f"{one}/features", self.on(self.lanes.rest, features)),
             Route(f"{one}/row", self.on(self.lanes.rows, row)),
-            Route(f"{one}/thumbs", self.on(self.lanes.rows, thumbs)),
+            Route(f"{one}/thumbs", self.on(self.lanes.rest, thumbs)),
             Route(f"{one}/map", self.on(self.lanes.passes, whole_map)),
             Route(f"{one}/pca", self.on(self.lanes.rest, self.colours)),
             Route(f"{one}/strip", self.on(self.lanes.rest, strip)),
@@ -79,6 +80,11 @@ class Api:
         data = await read_body(request, MAX_PICTURE, "the picture's file")
         picture = await self.lanes.rest.run(partial(self.session.pictures.add_upload, data, name))
         return JSONResponse(picture.state())
+
+    async def original(self, request: Request) -> Response:
+        """A picture upright at its own resolution, for a map to be saved on it."""
+        picture = self.session.pictures.get(request.path_params["id"])
+        return await self.lanes.rest.run(lambda: wire.png_response(self.session.pictures.open(picture, 3)))
 
     async def encode(self, request: Request) -> Response:
         """Run a model on a picture."""
