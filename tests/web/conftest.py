@@ -1,118 +1,136 @@
-"""A real server of the page on a free port, with a tiny model, and Debian's Chromium to look at it."""
+"""A server with small models of several families, each with random weights far from uniform attention."""
 
-from __future__ import annotations
-
-import threading
-import time
-from collections.abc import Iterator
+import io
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
+from starlette.testclient import TestClient
+from torch import nn
 
-pytest.importorskip("uvicorn", reason="the page needs the extra web")
-sync_api = pytest.importorskip("playwright.sync_api", reason="tests of the page need playwright")
+from vitrail.data import Preprocess
+from vitrail.engine import choose_precision
+from vitrail.jobs.inference import Hardware
+from vitrail.models import (
+    Backbone,
+    Beit,
+    BeitConfig,
+    ConvNeXt,
+    ConvNeXtConfig,
+    ImageTower,
+    ImageTowerConfig,
+    SamEncoder,
+    SamEncoderConfig,
+    Swin,
+    SwinConfig,
+    VisionTransformer,
+    ViTConfig,
+)
+from vitrail.web.app import make_app
+from vitrail.web.pictures import Pictures
+from vitrail.web.session import Session
+from vitrail.web.shown import Shown, show
+from vitrail.weights import Artefact
 
-import uvicorn  # noqa: E402
+BASE = "http://127.0.0.1:7860"
+SMALL: dict[str, Any] = {"patch_size": 8, "embed_dim": 32, "depth": 3, "num_heads": 2}
 
-from vitrail.data import Preprocess  # noqa: E402
-from vitrail.engine import Precision  # noqa: E402
-from vitrail.jobs.inference import Hardware  # noqa: E402
-from vitrail.models import VisionTransformer, ViTConfig  # noqa: E402
-from vitrail.weights import Artefact  # noqa: E402
-from vitrail.web.app import make_app  # noqa: E402
-from vitrail.web.explore import listen  # noqa: E402
-from vitrail.web.pictures import Pictures  # noqa: E402
-from vitrail.web.session import Session  # noqa: E402
-from vitrail.web.shown import show  # noqa: E402
-
-CHROMIUM = Path("/usr/bin/chromium")
-SIZES = {"wide.png": (96, 144), "tall.png": (128, 64), "square.png": (64, 64)}
-CLASSES = tuple(f"kind {number}" for number in range(5))
-
-
-def tiny_model(num_classes: int, seed: int) -> Artefact:
-    """Three blocks, patches of eight pixels, a class token and two registers; attention far from uniform."""
-    torch.manual_seed(seed)
-    config = ViTConfig(
-        img_size=(64, 64),
-        patch_size=(8, 8),
-        embed_dim=24,
-        depth=3,
-        num_heads=2,
-        num_classes=num_classes,
-        registers=2,
-    )
-    model = VisionTransformer(config)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.add_(0.25 * torch.randn_like(parameter))
-    return Artefact(model, CLASSES[:num_classes], Preprocess(size=(64, 64)))
+MODELS: dict[str, Callable[[], Backbone]] = {
+    "dinov2": lambda: VisionTransformer(ViTConfig(img_size=32, num_classes=0, registers=4, **SMALL)),
+    "vit": lambda: VisionTransformer(ViTConfig(img_size=32, num_classes=5, **SMALL)),
+    "beit": lambda: Beit(BeitConfig(img_size=32, num_classes=3, **SMALL)),
+    "clip": lambda: ImageTower(ImageTowerConfig(img_size=32, **SMALL)),
+    "sam": lambda: SamEncoder(SamEncoderConfig(img_size=64, window=3, global_blocks=(2,), neck_dim=16, **SMALL)),
+    "swin": lambda: Swin(
+        SwinConfig(
+            img_size=32, patch_size=2, embed_dim=16, depths=(2, 2), num_heads=(2, 4), window_size=4, num_classes=4
+        )
+    ),
+    "convnext": lambda: ConvNeXt(ConvNeXtConfig(depths=(1, 1, 1, 1), widths=(8, 16, 24, 32), num_classes=3)),
+}
+CLASSES = {"vit": ("cat", "dog", "owl", "fox", "hen")}
 
 
-@dataclass
-class Running:
-    """A server that can be killed and started again on its port."""
+def make_model(name: str) -> Backbone:
+    torch.manual_seed(5)
+    model = MODELS[name]()
+    for parameter in model.parameters():
+        nn.init.normal_(parameter, std=0.25)
+    return model.eval()
 
-    folder: Path
-    port: int = 0
-    _server: uvicorn.Server | None = None
-    _thread: threading.Thread | None = None
-    session: Session | None = None
 
-    @property
-    def address(self) -> str:
-        return f"http://127.0.0.1:{self.port}/"
+def make_shown(name: str) -> Shown:
+    model = make_model(name)
+    device = torch.device("cpu")
+    hardware = Hardware(device, choose_precision("fp32", device))
+    classes = CLASSES.get(name, tuple(f"kind {i}" for i in range(model.num_classes)))
+    return show(name, f"a {name}", Artefact(model, classes, Preprocess(size=model.img_size)), hardware)
 
-    def start(self) -> None:
-        hardware = Hardware(torch.device("cpu"), Precision("fp32", "for tests"))
-        pictures = Pictures()
-        for path in sorted(self.folder.iterdir()):
-            pictures.add_file(path, path.name)
-        models = [show("m0", "tiny", tiny_model(5, 0), hardware), show("m1", "other", tiny_model(0, 1), hardware)]
-        self.session = Session(models, pictures)
-        listening = listen(self.port)
-        self.port = listening.getsockname()[1]
-        config = uvicorn.Config(make_app(self.session), log_level="error", ws="none", timeout_graceful_shutdown=1)
-        self._server = uvicorn.Server(config)
-        self._thread = threading.Thread(target=self._server.run, kwargs={"sockets": [listening]}, daemon=True)
-        self._thread.start()
-        while not self._server.started:
-            time.sleep(0.01)
 
-    def stop(self) -> None:
-        assert self._server is not None and self._thread is not None
-        self._server.should_exit = True
-        self._thread.join(10)
+def png(height: int = 50, width: int = 90, seed: int = 0) -> bytes:
+    """Blocks of colour, so that patches differ."""
+    random = np.random.default_rng(seed)
+    pixels = random.integers(0, 255, (-(-height // 8), -(-width // 8), 3), dtype=np.uint8)
+    file = io.BytesIO()
+    Image.fromarray(pixels.repeat(8, 0).repeat(8, 1)[:height, :width]).save(file, "PNG")
+    return file.getvalue()
+
+
+@dataclass(frozen=True)
+class Page:
+    """A session and a browser's part of the talk with it."""
+
+    session: Session
+    client: TestClient
+
+    def upload(self, data: bytes | None = None, name: str = "cat.png") -> dict[str, Any]:
+        answer = self.client.post("/api/pictures", params={"name": name}, content=png() if data is None else data)
+        assert answer.status_code == 200, answer.text
+        return answer.json()
+
+    def encode(self, model: str, size: int = 48, data: bytes | None = None) -> dict[str, Any]:
+        picture = self.upload(data)["id"]
+        answer = self.client.post("/api/encodings", json={"model": model, "picture": picture, "size": size})
+        assert answer.status_code == 200, answer.text
+        return answer.json()
+
+    def get(self, encoding: dict[str, Any], what: str):
+        return self.client.get(f"/api/encodings/{encoding['id']}/{what}")
+
+
+def shape_of(answer) -> tuple[int, ...]:
+    return tuple(int(side) for side in answer.headers["x-shape"].split(","))
+
+
+def numbers(answer, header: str) -> np.ndarray:
+    return np.array([float(number) for number in answer.headers[header].split(",")])
+
+
+def maps_of(answer) -> np.ndarray:
+    """Maps in their own units, from bytes and tops."""
+    assert answer.status_code == 200, answer.text
+    values = np.frombuffer(answer.content, np.uint8).reshape(shape_of(answer)).astype(np.float64)
+    tops = numbers(answer, "x-top")
+    return values / 255 * tops.reshape(*values.shape[:-2], 1, 1)
+
+
+def error_of(answer, status: int) -> str:
+    assert answer.status_code == status, (answer.status_code, answer.text)
+    assert list(answer.json()) == ["error"]
+    return answer.json()["error"]
 
 
 @pytest.fixture(scope="session")
-def pictures_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Pictures of three shapes, every patch of its own colour."""
-    folder = tmp_path_factory.mktemp("pictures")
-    random = np.random.default_rng(0)
-    for name, (height, width) in SIZES.items():
-        coarse = random.integers(0, 256, (height // 8, width // 8, 3), dtype=np.uint8)
-        Image.fromarray(coarse.repeat(8, 0).repeat(8, 1)).save(folder / name)
-    return folder
+def shown() -> list[Shown]:
+    return [make_shown(name) for name in MODELS]
 
 
-@pytest.fixture(scope="session")
-def server(pictures_folder: Path) -> Iterator[Running]:
-    running = Running(pictures_folder)
-    running.start()
-    yield running
-    running.stop()
-
-
-@pytest.fixture(scope="session")
-def browser() -> Iterator[sync_api.Browser]:
-    if not CHROMIUM.exists():
-        pytest.skip(f"no Chromium at {CHROMIUM}: apt-get install chromium")
-    with sync_api.sync_playwright() as playwright:
-        launched = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu"])
-        yield launched
-        launched.close()
+@pytest.fixture
+def page(shown: list[Shown]) -> Iterator[Page]:
+    session = Session(shown, Pictures())
+    with TestClient(make_app(session), base_url=BASE, raise_server_exceptions=False) as client:
+        yield Page(session, client)

@@ -12,9 +12,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests.web.conftest import SIZES, Running, sync_api
+from tests.web.running import Running
 from vitrail.explain import AttentionRecord
 
+sync_api = pytest.importorskip("playwright.sync_api", reason="the page is tested with playwright")
+
+CHROMIUM = Path("/usr/bin/chromium")
+SIZES = {"wide.png": (96, 144), "tall.png": (128, 64), "square.png": (64, 64)}
 Page = sync_api.Page
 READ_HEAT = """() => {
   const canvas = document.querySelector(".heat");
@@ -64,6 +68,35 @@ class Visit:
         rows, columns = self.views()[number]["grid"]
         x, y = (column + 0.5) * box["width"] / columns, (row + 0.5) * box["height"] / rows
         self.page.mouse.move(box["x"] + x, box["y"] + y)
+
+
+@pytest.fixture(scope="session")
+def pictures_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Pictures of three shapes, every patch of its own colour."""
+    folder = tmp_path_factory.mktemp("pictures")
+    random = np.random.default_rng(0)
+    for name, (height, width) in SIZES.items():
+        coarse = random.integers(0, 256, (height // 8, width // 8, 3), dtype=np.uint8)
+        Image.fromarray(coarse.repeat(8, 0).repeat(8, 1)).save(folder / name)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def server(pictures_folder: Path) -> Iterator[Running]:
+    running = Running(pictures_folder)
+    running.start()
+    yield running
+    running.stop()
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator[sync_api.Browser]:
+    if not CHROMIUM.exists():
+        pytest.skip(f"no Chromium at {CHROMIUM}: apt-get install chromium")
+    with sync_api.sync_playwright() as playwright:
+        launched = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu"])
+        yield launched
+        launched.close()
 
 
 @pytest.fixture
@@ -280,9 +313,7 @@ def upload(visit: Visit, name: str = "mine.png", size: tuple[int, int] = (72, 12
     return pixels
 
 
-def test_a_killed_server_gets_a_banner_and_is_taken_up_again(
-    browser: sync_api.Browser, pictures_folder: Path
-) -> None:
+def test_a_killed_server_gets_a_banner_and_is_taken_up_again(browser: sync_api.Browser, pictures_folder: Path) -> None:
     server = Running(pictures_folder)
     server.start()
     page = browser.new_page(viewport={"width": 1280, "height": 720})
@@ -367,7 +398,11 @@ def test_a_head_of_the_grid_and_of_the_plot_goes_onto_the_picture(visit: Visit) 
     visit.open(query="1.1", pinned=1)
     visit.page.get_by_role("button", name="Layer 2, head 1", exact=True).click()
     visit.settle()
-    assert {name: visit.state[name] for name in ("map", "layer", "head")} == {"map": "attention", "layer": 1, "head": "0"}
+    assert {name: visit.state[name] for name in ("map", "layer", "head")} == {
+        "map": "attention",
+        "layer": 1,
+        "head": "0",
+    }
     visit.page.locator("#tab-reach").click()
     dot = visit.page.locator('.head[data-layer="2"][data-head="1"]')
     dot.hover()

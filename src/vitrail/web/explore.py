@@ -6,7 +6,7 @@ import socket
 import threading
 import webbrowser
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 from tyro.conf import Positional
 
@@ -16,9 +16,9 @@ from vitrail.engine import World, choose_precision, resolve_device
 from vitrail.jobs.inference import Hardware
 from vitrail.jobs.models import open_model
 from vitrail.jobs.progress import say
-
-if TYPE_CHECKING:
-    from vitrail.web.session import Session
+from vitrail.web.pictures import Pictures, find_pictures
+from vitrail.web.session import Session
+from vitrail.web.shown import show
 
 HOST = "127.0.0.1"
 PORT = 7860
@@ -92,7 +92,8 @@ def listen(port: int | None) -> socket.socket:
     candidates = range(PORT, PORT + TRIES) if port is None else (port,)
     reason = ""
     for candidate in candidates:
-        listening = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+        # The protocol is named because asyncio sends at once (TCP_NODELAY) only then: else every answer takes 40 ms more.
+        listening = socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)
         listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             listening.bind((HOST, candidate))
@@ -107,20 +108,9 @@ def listen(port: int | None) -> socket.socket:
 
 def open_session(config: ExploreConfig) -> Session:
     """Models opened and pictures listed, ready to be served."""
-    from vitrail.web.pictures import Pictures, find_pictures
-    from vitrail.web.session import Session
-    from vitrail.web.shown import show
-
     pictures = Pictures()
     if config.source is not None:
-        found, left_out = find_pictures(config.source)
-        for path, name in found:
-            try:
-                pictures.add_file(path, name)
-            except BrokenPicture as error:
-                say(f"left out {error}")
-        if left_out:
-            say(f"{config.source}: the first {len(found)} pictures are offered, {left_out} more are not")
+        offer(pictures, config.source)
     device = resolve_device(config.device, World())
     hardware = Hardware(device, choose_precision(config.precision, device))
     names = [config.model] + ([config.beside] if config.beside is not None else [])
@@ -129,3 +119,19 @@ def open_session(config: ExploreConfig) -> Session:
         say(f"opening {name}")
         models.append(show(f"m{number}", name, open_model(name, online=config.online), hardware))
     return Session(models, pictures)
+
+
+def offer(pictures: Pictures, source: str) -> None:
+    """Let the page choose from the pictures of a file, a folder or a glob; broken ones are named and left out.
+
+    Raises:
+        VitrailError: there are none.
+    """
+    found, left_out = find_pictures(source)
+    for path, name in found:
+        try:
+            pictures.add_file(path, name)
+        except BrokenPicture as error:
+            say(f"left out {error}")
+    if left_out:
+        say(f"{source}: the first {len(found)} pictures are offered, {left_out} more are not")

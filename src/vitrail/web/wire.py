@@ -38,11 +38,13 @@ class Maps:
 
 
 def to_maps(maps: Float[Tensor, "*maps h w"], prefix: Sequence[float] = ()) -> Maps:
-    """Maps of values from 0 on, each scaled by itself so that its largest value is 255; NaN becomes 0."""
+    """Maps of values from 0 on, each scaled by itself: its largest value alone is 255. NaN becomes 0."""
     values = maps.detach().float().cpu().nan_to_num(0.0)
     tops = values.amax(dim=(-2, -1), keepdim=True)
     tops = tops.where(tops > 0, 1.0)
-    pixels = (values / tops * 255).clamp(0, 255).round().byte().numpy()
+    pixels = (values / tops * 255).clamp(min=0).round()
+    # What is rounded up to the top would share its place: the brightest spot is where the largest value is.
+    pixels = pixels.clamp(max=254).where(values < tops, pixels).byte().numpy()
     return Maps(pixels, tuple(tops.flatten().tolist()), tuple(prefix))
 
 
