@@ -250,7 +250,8 @@ def test_rapid_moves_never_show_a_stale_row(visit: Visit) -> None:
         """window.painted = [];
         const put = CanvasRenderingContext2D.prototype.putImageData;
         CanvasRenderingContext2D.prototype.putImageData = function (...rest) {
-          if (this.canvas.className.startsWith("heat")) window.painted.push([vitrail.views[0].painted, vitrail.state.query]);
+          const shown = [vitrail.views[0]?.painted, vitrail.state.query];
+          if (this.canvas.className.startsWith("heat")) window.painted.push(shown);
           return put.apply(this, rest);
         };"""
     )
@@ -350,6 +351,24 @@ def test_nothing_leaves_the_machine_and_nothing_complains(visit: Visit, server: 
     upload(visit)
     assert visit.complaints == []
     assert all(url.startswith((server.address, "blob:")) for url in visit.requests), visit.requests
+
+
+@pytest.mark.parametrize("name", ["swin", "convnext"])
+def test_models_without_one_grid_or_without_attention(visit: Visit, name: str) -> None:
+    visit.open(model=name, map="attention", query="1.2", pinned=1)
+    if name == "swin":
+        assert "/attention/3/" in visit.views()[0]["painted"]
+        visit.page.get_by_role("button", name="Layer 1, head 2", exact=True).click()
+        visit.settle()
+        assert "/attention/0/" in visit.views()[0]["painted"]
+    else:
+        assert "needs attention layers" in visit.page.locator(".note").first.inner_text()
+    for number in range(1, 10):
+        visit.page.keyboard.press(str(number))
+        visit.settle()
+    visit.page.keyboard.press("1")
+    visit.settle()
+    assert visit.views()[0]["values"]
 
 
 def test_the_address_restores_the_state(visit: Visit, browser: sync_api.Browser, server: Running) -> None:
