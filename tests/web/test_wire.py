@@ -11,11 +11,14 @@ from vitrail.data import Preprocess, read_picture
 from vitrail.explain import (
     attention_distance,
     attention_entropy,
+    grad_cam,
+    grad_rollout_maps,
     mean_of_heads,
     patch_colours,
     picture_of,
     position_similarity,
     record,
+    relevance_maps,
     rollout,
     rollout_maps,
 )
@@ -116,6 +119,7 @@ def test_thumbs_are_the_rows_of_all_layers_and_heads(page: Page):
     for layer in range(3):
         row = page.get(found, f"row?layer={layer}&query=9&heads=all")
         np.testing.assert_array_equal(maps_of(thumbs)[layer], maps_of(row))
+        np.testing.assert_array_equal(numbers(thumbs, "x-prefix").reshape(3, 2)[layer], numbers(row, "x-prefix"))
     assert "different grids" in error_of(page.get(page.encode("swin"), "thumbs?query=1"), 404)
 
 
@@ -170,6 +174,33 @@ def test_rollout_of_the_class_token_and_of_any_other(page: Page):
     assert np.abs(maps_of(answer).ravel() - row[1:].numpy()).max() <= float(row[1:].max()) / 255
     assert numbers(answer, "x-prefix")[0] == pytest.approx(float(row[0]), abs=1e-5)
     assert "one grid" in error_of(page.get(page.encode("swin"), "map?kind=rollout"), 404)
+
+
+@pytest.mark.parametrize(
+    ("kind", "maps"), [("relevance", relevance_maps), ("grad_rollout", grad_rollout_maps), ("grad_cam", grad_cam)]
+)
+def test_maps_of_a_class(page: Page, kind, maps):
+    found = page.encode("vit")
+    model, images = make_model("vit"), seen_by(None, 48, 8)
+    answers = {}
+    for label in (None, 0, 3):
+        classes = None if label is None else torch.tensor([label])
+        expected = maps(model, images, classes)[0].detach().numpy()
+        answers[label] = page.get(found, f"map?kind={kind}" + ("" if label is None else f"&class={label}"))
+        assert shape_of(answers[label]) == (6, 11)
+        assert np.abs(maps_of(answers[label]) - expected).max() <= expected.max() / 250
+    assert answers[0].content != answers[3].content
+    assert "there is no class 5" in error_of(page.get(found, f"map?kind={kind}&class=5"), 404)
+    assert "no classifier" in error_of(page.get(page.encode("dinov2"), f"map?kind={kind}"), 400)
+
+
+def test_convolutions_have_maps_of_a_class_too(page: Page):
+    found = page.encode("convnext", 64)
+    expected = grad_cam(make_model("convnext"), seen_by(None, 64, 32), torch.tensor([1]))[0].detach().numpy()
+    answer = page.get(found, "map?kind=grad_cam&class=1")
+    assert list(shape_of(answer)) == found["grid"]
+    assert np.abs(maps_of(answer) - expected).max() <= expected.max() / 250
+    error_of(page.get(found, "map?kind=relevance"), 400)
 
 
 def test_colours_are_shared_with_another_picture_of_another_shape(page: Page):

@@ -1,5 +1,7 @@
-"""Pictures of what a model looked at: attention of any token, layer and head, rollout, patch features as colours."""
+"""Pictures of what a model looked at: attention, rollout, the evidence for a class, patch features as colours."""
 
+from vitrail.explain.given import Given, watch
+from vitrail.explain.gradcam import grad_cam
 from vitrail.explain.maps import (
     attention_maps,
     class_maps,
@@ -18,11 +20,13 @@ from vitrail.explain.pca import PatchBasis, fit_basis, foreground_of, patch_colo
 from vitrail.explain.positions import patch_positions, position_similarity
 from vitrail.explain.reach import LayerReach, attention_distance, attention_entropy, measure_reach
 from vitrail.explain.recall import Recall, remember
-from vitrail.explain.record import AttentionRecord, LayerAttention, every_head, mean_of_heads, record
+from vitrail.explain.record import AttentionRecord, LayerAttention, every_head, mean_of_heads, record, rows_of
+from vitrail.explain.relevance import grad_rollout_maps, relevance_maps
 from vitrail.explain.similarity import Match, Pair, mutual_matches, patch_similarity, top_patches
 
 __all__ = [
     "AttentionRecord",
+    "Given",
     "LayerAttention",
     "LayerReach",
     "Match",
@@ -36,6 +40,8 @@ __all__ = [
     "every_head",
     "fit_basis",
     "foreground_of",
+    "grad_cam",
+    "grad_rollout_maps",
     "head_max",
     "head_mean",
     "mean_of_heads",
@@ -52,12 +58,15 @@ __all__ = [
     "position_similarity",
     "query_maps",
     "record",
+    "relevance_maps",
     "remember",
     "rollout",
     "rollout_maps",
+    "rows_of",
     "shared_basis",
     "token_norms",
     "top_patches",
     "upsample_bilinear",
     "upsample_nearest",
+    "watch",
 ]

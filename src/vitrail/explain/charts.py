@@ -77,6 +77,7 @@ def reach_chart(
         share.set_ylabel("% of the diagonal", fontsize=8, color=colours.muted)
         share.tick_params(labelsize=8, labelcolor=colours.muted, length=0, pad=4)
         share.spines["right"].set_visible(False)
+        figure.get_layout_engine().set(wspace=0.08)
     return figure
 
 
@@ -102,15 +103,25 @@ def norm_chart(
     patches, marked = norms[prefix:].numpy(), outliers[prefix:].numpy()
     low, high = float(norms.min()), float(norms.max())
     room = 0.04 * (high - low) or 0.5
-    edges = np.linspace(low - room, high + room, 61)
-    usual, _, _ = axes.hist(patches[~marked], bins=edges, color=colours.accent, label=f"{(~marked).sum():,} patches")
+    edges = np.linspace(low - room, high + room, 61).tolist()
+    axes.hist(patches[~marked], bins=edges, color=colours.accent, label=f"{(~marked).sum():,} patches")
     if marked.any():
+        # A few among thousands would be too low to see.
+        axes.set_yscale("log")
         label = f"{marked.sum():,} outliers"
         axes.hist(patches[marked], bins=edges, color=colours.second, label=label)
-    top = float(np.max(usual)) or 1.0
     for number, norm in enumerate(norms[:prefix].tolist()):
         kind, name = ("v", "class token") if number == 0 else ("s", "registers" if number == 1 else "_more")
-        axes.plot(norm, 0.03 * top, marker=kind, color=colours.ink, markersize=6, linestyle="none", label=name)
+        axes.plot(
+            norm,
+            0.03,
+            marker=kind,
+            color=colours.ink,
+            markersize=6,
+            linestyle="none",
+            label=name,
+            transform=axes.get_xaxis_transform(),
+        )
     if limit is not None and limit < high + room:
         axes.axvline(limit, color=colours.second, linewidth=1, linestyle="--")
     _dress(axes, "norm of a token before the final norm", "patches", colours)
@@ -144,7 +155,8 @@ def _dress(axes: Axes, below: str, beside: str, colours: ChartColours) -> None:
     axes.tick_params(labelsize=8, labelcolor=colours.muted, color=colours.rule, length=0, pad=4)
     axes.grid(axis="y", color=colours.rule, linewidth=0.6)
     axes.set_axisbelow(True)
-    axes.yaxis.set_major_locator(MaxNLocator(5, integer=beside == "patches"))
+    if axes.get_yscale() == "linear":
+        axes.yaxis.set_major_locator(MaxNLocator(5, integer=beside == "patches"))
     for side in ("top", "right", "left"):
         axes.spines[side].set_visible(False)
     axes.spines["bottom"].set_color(colours.rule)

@@ -158,10 +158,12 @@ def match_panel(
             ((patch[1] + 0.5) * image.width / grid[1], (patch[0] + 0.5) * image.height / grid[0])
             for patch, image, grid in zip((pair.one, pair.other), (one, other), grids, strict=True)
         ]
-        line = ConnectionPatch(ends[0], ends[1], "data", "data", axes[0], axes[1], color=colour, linewidth=0.8)
+        line = ConnectionPatch(ends[0], ends[1], "data", axesA=axes[0], axesB=axes[1], color=colour, linewidth=0.8)
         sheet.figure.add_artist(line)
         for place, end in zip(axes, ends, strict=True):
-            place.plot(*end, marker="o", markersize=3.6, color=colour, markeredgecolor="white", markeredgewidth=0.5)
+            place.plot(
+                end[0], end[1], marker="o", markersize=3.6, color=colour, markeredgecolor="white", markeredgewidth=0.5
+            )
     for place, image in zip(axes, (one, other), strict=True):
         place.set(xlim=(0, image.width), ylim=(image.height, 0))
     if title:

@@ -20,8 +20,8 @@ from vitrail.explain.given import Given, evaluating, watch
 from vitrail.explain.record import LayerAttention, rows_of
 from vitrail.nn.tokens import Grid
 
-NUMBERS_AT_ONCE = 2**25
-"""Attention weights that are held at once for 16 heads, 128 MiB: longer sequences are taken in chunks of rows."""
+NUMBERS_AT_ONCE = 2**23
+"""Attention weights that are held at once for 16 heads, 32 MiB: longer sequences are taken in chunks of rows."""
 
 
 class LayerReach(NamedTuple):
@@ -67,9 +67,10 @@ def attention_entropy(attention: LayerAttention) -> Float[Tensor, "b heads"]:
         VitrailError: as :func:`attention_distance`.
     """
     _, weights = _patch_rows(attention)
-    # Windows leave out what filled-up places took: their rows sum to less than one.
-    weights = weights / weights.sum(dim=-1, keepdim=True).clamp(min=torch.finfo(weights.dtype).tiny)
-    return torch.special.entr(weights).sum(dim=-1).mean(dim=-1)
+    # Windows leave out what filled-up places took: rows of sum s are brought to one by
+    # -Σ w/s log w/s = log s - Σ w log w / s.
+    total = weights.sum(dim=-1).clamp(min=torch.finfo(weights.dtype).tiny)
+    return (torch.special.entr(weights).sum(dim=-1) / total + total.log()).mean(dim=-1)
 
 
 def reach_of(given: Given, layer: int, size: tuple[int, int]) -> LayerReach | None:
@@ -138,7 +139,8 @@ def _patch_rows(attention: LayerAttention) -> tuple[Tensor, Float[Tensor, "b hea
     chosen = attention.queries >= attention.prefix
     if not bool(chosen.any()):
         raise VitrailError("no row of a patch was recorded: ask for them with record(…, queries=None)")
-    return attention.queries[chosen] - attention.prefix, attention.weights[:, :, chosen]
+    weights = attention.weights if bool(chosen.all()) else attention.weights[:, :, chosen]
+    return attention.queries[chosen] - attention.prefix, weights
 
 
 def _centres(grid: Grid, size: tuple[int, int]) -> Float[Tensor, "n 2"]:

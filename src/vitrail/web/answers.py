@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 import torch
 from jaxtyping import Float
@@ -11,16 +12,20 @@ from torch import Tensor
 from vitrail.contracts import VitrailError
 from vitrail.explain import (
     LayerAttention,
+    grad_cam,
+    grad_rollout_maps,
     mean_of_heads,
     outlier_tokens,
     patch_colours,
     position_similarity,
+    relevance_maps,
     rollout,
     token_norms,
 )
 from vitrail.explain.pca import shared_basis
 from vitrail.explain.reach import diagonal, reach_of
 from vitrail.explain.similarity import unit_patches
+from vitrail.models import Backbone
 from vitrail.nn.tokens import Tokens
 from vitrail.web.encoding import Encoding
 from vitrail.web.refused import Refused
@@ -172,7 +177,28 @@ def positions(encoding: Encoding, query: int) -> Maps:
     return signed_map(alike.flatten(0, 1)[query - first])
 
 
+Evidence = Callable[[Backbone, Tensor, Tensor | None], Tensor]
+"""From a model, a batch of pictures and their classes (None for the predicted ones) to one map for each."""
+
+
+def class_map(evidence: Evidence, name: str, encoding: Encoding, query: int | None, label: int | None) -> Maps:
+    """What speaks for a class, the predicted one when None; where a map begins is not to be chosen.
+
+    Raises:
+        Refused: there is no such class.
+        VitrailError: no classifier, or a model that the method is not for.
+    """
+    model, images = encoding.shown.model, encoding.images
+    if label is not None and model.num_classes and not 0 <= label < model.num_classes:
+        raise Refused(404, f"there is no class {label}: the model has {model.num_classes}, counted from 0")
+    classes = None if label is None else torch.tensor([label], device=images.device)
+    return to_maps(encoding.once(f"{name} {label}", lambda: evidence(model, images, classes)[0].detach().cpu()))
+
+
 KINDS: dict[str, Callable[[Encoding, int | None, int | None], Maps]] = {
     "rollout": lambda encoding, query, label: rollout_map(encoding, query),
+    "grad_rollout": partial(class_map, grad_rollout_maps, "grad_rollout"),
+    "relevance": partial(class_map, relevance_maps, "relevance"),
+    "grad_cam": partial(class_map, grad_cam, "grad_cam"),
 }
 """Maps of the whole model by name, each from an encoding, a token and a class."""

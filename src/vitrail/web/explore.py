@@ -92,7 +92,7 @@ def listen(port: int | None) -> socket.socket:
     candidates = range(PORT, PORT + TRIES) if port is None else (port,)
     reason = ""
     for candidate in candidates:
-        # The protocol is named because asyncio sends at once (TCP_NODELAY) only then: else every answer takes 40 ms more.
+        # Only where the protocol is named does asyncio send at once (TCP_NODELAY): answers came 40 ms later without.
         listening = socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)
         listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
