@@ -127,7 +127,7 @@ def main() -> None:
             pictures = {one["name"]: one["id"] for one in page.request.get(f"{address}api/state").json()["pictures"]}
             views = {
                 "light": f"#picture={pictures['astronaut.png']}&map=attention&query=t0&pinned=1",
-                "dark": f"#picture={pictures['astronaut.png']}&picture2={pictures['cat.png']}&query=11.17&pinned=1",
+                "dark": f"#picture={pictures['astronaut.png']}&picture2={pictures['cat.png']}&query=7.14&pinned=1",
             }
             for scheme, view in views.items():
                 page = browser.new_page(viewport={"width": 1280, "height": 720}, color_scheme=scheme)
@@ -138,7 +138,7 @@ def main() -> None:
             browser.close()
     for scheme in ("light", "dark"):
         path = IMAGES / f"explorer-{scheme}.png"
-        Image.open(path).convert("RGB").quantize(256, dither=Image.Dither.FLOYDSTEINBERG).save(path, optimize=True)
+        Image.open(path).convert("RGB").save(path, optimize=True)
         print(path, f"{path.stat().st_size / 1000:.0f} kB")
 
 

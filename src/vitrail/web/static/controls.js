@@ -16,6 +16,7 @@ export class Controls {
   #heads = "";
   #tokens = "";
   #classes = null;
+  #ramp = "";
 
   constructor(explorer) {
     this.explorer = explorer;
@@ -100,7 +101,7 @@ export class Controls {
     this.#fillHeads(model.heads[explorer.layer] ?? 0, state.head);
     this.#fillTokens(model.prefix_names, state.query);
     this.#fillClasses(model, state.class);
-    drawRamp(find("ramp"), state.colours);
+    if (this.#ramp !== state.colours) drawRamp(find("ramp"), (this.#ramp = state.colours));
   }
 
   #fillLists() {

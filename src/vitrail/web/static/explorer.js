@@ -120,8 +120,8 @@ export class Explorer {
   sync(since) {
     if (!this.server) return;
     this.#place();
+    this.paint(since); // first of all: the eye is on the picture
     this.parts.reflect();
-    this.paint(since);
     this.#address.write(this.state);
   }
 

@@ -79,7 +79,7 @@ export class HeadGrid {
       ? "Layers from left to right, heads from top to bottom; each map scaled by itself unless the scale is shared."
       : "This model has no attention layers.";
     const tallest = Math.max(0, ...encoding.heads);
-    this.grid.style.gridTemplateColumns = `1.2rem repeat(${encoding.layers}, minmax(22px, 1fr))`;
+    this.grid.style.gridTemplateColumns = `1.2rem repeat(${encoding.layers}, minmax(22px, 76px))`;
     const cells = [make("span", {})];
     for (let layer = 0; layer < encoding.layers; layer++) {
       cells.push(make("span", { className: "count", textContent: layer + 1, "aria-hidden": "true" }));

@@ -44,7 +44,10 @@ function composed(view, photo) {
     const [x, y, width, height] = ["x", "y", "width", "height"].map((name) => Number(mark.getAttribute(name)));
     context.lineWidth = mark.classList.contains("under") ? 3 * line : line;
     context.strokeStyle = getComputedStyle(mark).stroke;
-    context.strokeRect(x * step.x, y * step.y, width * step.x, height * step.y);
+    const round = Number(mark.getAttribute("rx")) * step.x;
+    context.beginPath();
+    context.roundRect(x * step.x, y * step.y, width * step.x, height * step.y, round);
+    context.stroke();
   }
   return canvas;
 }

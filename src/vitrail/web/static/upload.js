@@ -56,7 +56,7 @@ export class Uploads {
       return picture;
     } catch (error) {
       if (error instanceof ServerGone) this.lost();
-      else this.tell(`${file.name || "The picture"}: ${error.message}`);
+      else this.tell(error.message.includes(file.name) ? error.message : `${file.name}: ${error.message}`);
       return null;
     } finally {
       document.body.classList.remove("sending");

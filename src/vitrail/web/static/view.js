@@ -203,6 +203,7 @@ export class View {
     return ["under", "over"].map((layer) => {
       const box = document.createElementNS(SVG, "rect");
       const place = { x: column * wide, y: row * tall, width: wide, height: tall };
+      if (kind === "match") Object.assign(place, { x: column - 0.5, y: row - 0.5, width: 2, height: 2, rx: 1, ry: 1 });
       for (const [name, value] of Object.entries(place)) box.setAttribute(name, value);
       box.setAttribute("class", `${kind} ${layer}`);
       box.setAttribute("vector-effect", "non-scaling-stroke");
