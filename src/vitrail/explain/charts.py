@@ -70,6 +70,7 @@ def reach_chart(
     _dress(right, "layer", "entropy, nats", colours)
     for axes in (left, right):
         axes.set_xlim(min(layers) - 0.6, max(layers) + 0.6)
+        axes.margins(y=0.08)
         axes.set_ylim(bottom=0)
         axes.xaxis.set_major_locator(MaxNLocator(12, integer=True))
     if size is not None:

@@ -49,6 +49,9 @@ MEANINGS = {
 }
 
 
+SPOKEN = {"pca": "PCA", "grad-cam": "Grad-CAM", "grad-rollout": "Gradient rollout"}
+
+
 @dataclass(frozen=True)
 class Entry:
     """One picture on the page.
@@ -77,8 +80,8 @@ def write_explanations(title: str, facts: dict[str, object], sections: Sequence[
         out: the folder.
     """
     lead = (
-        '<p class="lead">Brighter is more. A map shows what one part of the computation passed on; it is no account '
-        "of why the model answered as it did.</p>"
+        '<p class="lead">In a map, brighter is more. It shows what one part of the computation passed on and is no '
+        "account of why the model answered as it did.</p>"
     )
     rest = f'<p class="lead">{more} more pictures lie in the folder.</p>' if more else ""
     parts = [lead, *sections, rest, section("Settings", definitions(facts))]
@@ -100,11 +103,12 @@ def section_of(entry: Entry, number: int) -> str:
 
 def _card(drawing: Drawing, name: str, source: str) -> str:
     label = f"{drawing.kind} of {source}"
+    spoken = SPOKEN.get(drawing.kind, drawing.kind.capitalize())
     if drawing.chart is not None:
         shown = to_svg(drawing.chart(PAGE), f"chart{name}", label)
     else:
         shown = picture(to_image(with_ink(drawing.figure, GREY), PAGE_DPI, background=None), label)
     return (
-        f"<figure>{shown}<figcaption><b>{text(drawing.kind)}</b> "
+        f"<figure>{shown}<figcaption><b>{text(spoken)}.</b> "
         f'<span class="muted">{text(MEANINGS[drawing.kind])}</span></figcaption></figure>'
     )
