@@ -70,7 +70,7 @@ USAGE = """usage: vitrail VERB …
   evaluate   score a trained classifier
   predict    classes and confidences of pictures, into a table
   embed      feature vectors of pictures, into a table
-  explain    attention maps and patch features, as PNG and NPZ
+  explain    attention, evidence for a class and patch features, as PNG, NPZ and a page
   plan       parameters, multiply-adds and memory of models, before anything is run
   advise     a model and a recipe for a task, with the reasons
   list       models, weights, data sets and recipes by name

@@ -54,7 +54,7 @@ def test_every_kind_has_a_meaning():
 @pytest.mark.parametrize(
     ("name", "without"),
     [
-        ("vit_base_patch16_224", set()),
+        ("vit_tiny_patch16_224", set()),
         ("swin_tiny_patch4_window7_224", {"rollout", "grad-rollout", "relevance", "positions"}),
         ("samvit_base_patch16", {"rollout", "grad-rollout", "relevance", "grad-cam"}),
         ("resnet18", {"attention", "heads", "layers", "rollout", "grad-rollout", "relevance", "reach", "positions"}),
@@ -76,7 +76,7 @@ def test_every_kind_that_a_family_allows_is_drawn_and_the_others_are_explained(
 
 
 def test_only_what_was_asked_for_is_drawn_and_a_kind_that_does_not_apply_is_an_error(pictures: Path, tmp_path: Path):
-    model = stored("vit_base_patch16_224", tmp_path / "model", num_classes=0)
+    model = stored("vit_tiny_patch16_224", tmp_path / "model", num_classes=0)
     config = {"source": str(pictures / "a.png"), "model": model, "out": tmp_path / "out", **HERE}
     (explained,) = explain(ExplainConfig(**config, kinds=("pca", "reach")))
     assert names_of(explained.files) == {"pca", "reach"}
@@ -88,7 +88,7 @@ def test_only_what_was_asked_for_is_drawn_and_a_kind_that_does_not_apply_is_an_e
 
 
 def test_a_class_is_named_or_numbered_and_changes_the_evidence(pictures: Path, tmp_path: Path):
-    model = stored("vit_base_patch16_224", tmp_path / "model")
+    model = stored("vit_tiny_patch16_224", tmp_path / "model")
     found = {}
     for name in ("kind 0", "0", "kind 1"):
         out = tmp_path / name
@@ -104,7 +104,7 @@ def test_a_class_is_named_or_numbered_and_changes_the_evidence(pictures: Path, t
 
 
 def test_a_second_picture_is_compared_with_at_its_own_shape(pictures: Path, tmp_path: Path):
-    model = stored("vit_base_patch16_224", tmp_path / "model", num_classes=0)
+    model = stored("vit_tiny_patch16_224", tmp_path / "model", num_classes=0)
     config = ExplainConfig(
         source=str(pictures / "a.png"),
         model=model,
@@ -126,7 +126,7 @@ def test_a_second_picture_is_compared_with_at_its_own_shape(pictures: Path, tmp_
 
 
 def test_the_attention_record_holds_the_row_that_is_drawn(pictures: Path, tmp_path: Path):
-    model = stored("vit_base_patch16_224", tmp_path / "model", num_classes=0)
+    model = stored("vit_tiny_patch16_224", tmp_path / "model", num_classes=0)
     config = ExplainConfig(
         source=str(pictures / "a.png"), model=model, out=tmp_path / "out", kinds=("attention",), patch=(1, 0), **HERE
     )
@@ -154,8 +154,6 @@ def test_a_detector_shows_its_queries_and_a_segmenter_its_masks(pictures: Path, 
 
 def test_the_frames_of_a_folder_are_one_clip(pictures: Path, tmp_path: Path):
     model = stored("videomae_base_patch16_224", tmp_path / "model", classes=False)
-    if not isinstance(build(config_of("videomae_base_patch16_224", TINY["videomae_base_patch16_224"])), object):
-        pytest.skip("no video model")
     frames = tmp_path / "frames"
     frames.mkdir()
     for number in range(6):
@@ -172,7 +170,7 @@ def test_the_frames_of_a_folder_are_one_clip(pictures: Path, tmp_path: Path):
 
 
 def test_the_page_is_one_file_that_loads_nothing_and_escapes_names(pictures: Path, tmp_path: Path):
-    model = stored("vit_base_patch16_224", tmp_path / "model")
+    model = stored("vit_tiny_patch16_224", tmp_path / "model")
     explain(
         ExplainConfig(source=str(pictures), model=model, out=tmp_path / "out", kinds=("attention", "reach"), **HERE)
     )
