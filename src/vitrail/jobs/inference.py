@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -99,6 +99,16 @@ def run_source(
     results = list(run_batches(call, loader, hardware, title, len(source)))
     if not results:
         raise VitrailError("every picture was broken: nothing is left to work on")
+    return gather_outputs(results, loader)
+
+
+def gather_outputs(results: Sequence[tuple[Batch, Tensor]], loader: Loader) -> Outputs:
+    """Batches and what a model gave for each, as one value.
+
+    Args:
+        results: at least one batch with its rows.
+        loader: where the batches came from; it knows what was left out.
+    """
     batches, values = zip(*results, strict=True)
     return Outputs(
         values=torch.cat(values),

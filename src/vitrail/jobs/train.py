@@ -6,19 +6,18 @@ import hashlib
 import json
 import shutil
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-import torch.nn.functional as F
-from torch import nn
 
 from vitrail.contracts import VitrailError
 from vitrail.data import Loader, Preprocess, Splits, TrainTransform, open_data
 from vitrail.engine import GLOBAL_BATCH, FitResult, World, fit, init, resolve_device
 from vitrail.jobs.head_start import start_head_from_file, start_head_from_probe
-from vitrail.jobs.inference import Hardware, classifier, run_source
+from vitrail.jobs.held_out import HeldOut
+from vitrail.jobs.inference import Hardware, Outputs, classifier, run_source
 from vitrail.jobs.models import open_model, with_crop
 from vitrail.jobs.progress import say
 from vitrail.jobs.run import CONFIG, METRICS, MODEL, command_line, environment, open_run, write_metrics
@@ -86,18 +85,21 @@ def train(config: TrainConfig) -> TrainResult | None:
     if config.head != "fresh" and not (out / RESULTS[0]).exists():
         _start_head(parts)
     loader = training_loader(parts)
+    measured = held_out(parts)
     say_once(world, f"{config.data}: {len(splits.train)} pictures to train on, {len(splits.val)} held out")
     fitted = fit(
         Classify(parts.model),
         loader,
         config.engine(),
         out,
-        evaluate=evaluation(parts),
+        evaluate=measured,
         fingerprint=fingerprint(parts),
         world=world,
         tensorboard=config.tensorboard,
     )
-    return finish(parts, fitted, loader, time.perf_counter() - started) if world.is_main else None
+    if not world.is_main:
+        return None
+    return finish(parts, fitted, loader, measured.latest, time.perf_counter() - started)
 
 
 def say_once(world: World, text: str) -> None:
@@ -141,8 +143,8 @@ def training_loader(parts: Parts) -> Loader:
     )
 
 
-def evaluation(parts: Parts) -> Callable[[nn.Module], Mapping[str, float]]:
-    """Accuracy and loss on the held-out pictures, shared out over the processes."""
+def held_out(parts: Parts) -> HeldOut:
+    """This process's share of the held-out pictures, as evaluation sees them."""
     config, world = parts.config, parts.world
     loader = Loader(
         parts.splits.val,
@@ -157,21 +159,7 @@ def evaluation(parts: Parts) -> Callable[[nn.Module], Mapping[str, float]]:
         on_error=config.on_error,
         cache="auto" if config.cache else False,
     )
-    device = resolve_device(config.device, world)
-
-    def evaluate(model: nn.Module) -> Mapping[str, float]:
-        right = total = loss = 0.0
-        for batch in loader.epoch(0):
-            moved = batch.to(device)
-            assert moved.labels is not None
-            logits = model(moved.images).float()
-            right += float((logits.argmax(dim=1) == moved.labels).sum())
-            loss += float(F.cross_entropy(logits, moved.labels, reduction="sum"))
-            total += len(batch)
-        right, loss, total = world.sum([right, loss, total])
-        return {"accuracy": right / max(1.0, total), "loss": loss / max(1.0, total)}
-
-    return evaluate
+    return HeldOut(loader, resolve_device(config.device, world), world)
 
 
 def fingerprint(parts: Parts) -> dict[str, str]:
@@ -195,15 +183,25 @@ def fingerprint(parts: Parts) -> dict[str, str]:
     }
 
 
-def finish(parts: Parts, fitted: FitResult, loader: Loader, seconds: float) -> TrainResult:
-    """Keep the model, measure it on the held-out pictures, write figures and report."""
+def finish(parts: Parts, fitted: FitResult, loader: Loader, outputs: Outputs | None, seconds: float) -> TrainResult:
+    """Keep the model, measure it on the held-out pictures, write figures and report.
+
+    Args:
+        parts: what the run was made of.
+        fitted: what came out of it.
+        loader: of the training batches.
+        outputs: what the model said of the held-out pictures; None where it has not been asked about all of them.
+        seconds: that the run took.
+    """
     config, out = parts.config, parts.out
     assert isinstance(fitted.model, Backbone)
     artefact = Artefact(fitted.model, parts.classes, parts.preprocess)
     artefact.save_pretrained(out / MODEL)
     hardware = Hardware.of(config, parts.world)
     fitted.model.to(hardware.device)
-    outputs = run_source(classifier(fitted.model), parts.splits.val, parts.preprocess, config, hardware, "evaluate")
+    if outputs is None:
+        model = classifier(fitted.model)
+        outputs = run_source(model, parts.splits.val, parts.preprocess, config, hardware, "evaluate")
     scores = score_classifier(outputs.values, outputs.labels, parts.classes)
     skipped = [list(item) for item in (*loader.skipped, *outputs.skipped)]
     facts = {
