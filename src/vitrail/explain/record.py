@@ -1,7 +1,7 @@
 """Recording attention while the fused kernel stays on.
 
-The forward pass runs as ever. A hook on every chosen :class:`~vitrail.nn.Mixer` computes, from the tokens that it
-was given, the rows that were asked for and no others: one row per head for the class token, not an N × N matrix.
+The forward pass runs as ever. Every chosen :class:`~vitrail.nn.Mixer` is asked, for the tokens that it was given, for
+the rows that were wanted and for no others: one row per head for the class token, not an N × N matrix.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from vitrail.contracts import VitrailError
-from vitrail.nn.mixer import Mixer
-from vitrail.nn.tokens import Grid, Tokens
+from vitrail.explain.given import Given, attention_layers, watch
+from vitrail.nn.tokens import Grid
 
 Query = int | tuple[int, ...]
 """A place in the sequence (0 is the class token, negatives count from the end), or a patch as ``(row, column)``."""
@@ -185,16 +185,6 @@ def place_of(query: Query, grid: Grid, prefix: int, length: int) -> int:
     return prefix + int(np.ravel_multi_index(query, grid))
 
 
-def attention_layers(model: nn.Module) -> list[Mixer]:
-    """The model's mixers in the order they are registered: in a ViT, layer ``i`` is that of block ``i``.
-
-    A mixer inside another one (that of a window) is not counted: the outer one speaks for the whole sequence.
-    """
-    if isinstance(model, Mixer):
-        return [model]
-    return [mixer for child in model.children() for mixer in attention_layers(child)]
-
-
 @contextmanager
 def record(
     model: nn.Module,
@@ -205,7 +195,8 @@ def record(
     """Record attention weights of every forward pass inside the ``with`` block; the latest one is kept.
 
     The model's outputs and its kernels do not change. Weights are computed in float32, also under autocast, and
-    carry no gradient. Extra cost: one more query-key projection per recorded layer, and Q × N weights per head.
+    carry no gradient. Extra cost of a layer: one more projection of its keys and of the Q queries, and Q × N weights
+    per head.
 
     Args:
         model: anything built from mixers (:class:`~vitrail.nn.Mixer`).
@@ -223,46 +214,36 @@ def record(
             logits = model(images)
         attention.maps(-1)[:, :, 0]  # (B, heads, H, W), what the class token looked at
     """
-    modules = attention_layers(model)
-    if not modules:
-        raise VitrailError(f"{type(model).__name__} has no attention layers to record")
-    chosen = range(len(modules)) if layers is None else layers
-    for layer in chosen:
-        if not -len(modules) <= layer < len(modules):
-            raise VitrailError(f"there is no layer {layer} in a model of {len(modules)} attention layers")
-    result = AttentionRecord(len(modules))
-    handles = [
-        modules[number].register_forward_pre_hook(_recorder(result, number, queries, fuse), with_kwargs=True)
-        for number in sorted({layer % len(modules) for layer in chosen})
-    ]
-    try:
+    result = AttentionRecord(len(attention_layers(model)))
+
+    def see(number: int, given: Given) -> None:
+        result.add(number, rows_of(given, queries, fuse))
+
+    with watch(model, see, layers):
         yield result
-    finally:
-        for handle in handles:
-            handle.remove()
 
 
-def _recorder(
-    result: AttentionRecord, number: int, queries: Sequence[Query] | None, fuse: Fuse
-) -> Callable[[Mixer, tuple[Any, ...], dict[str, Any]], None]:
-    """The hook of one layer. It sees the arguments of ``forward``, which are also the first ones of ``weights``."""
+def rows_of(given: Given, queries: Sequence[Query] | None = (0,), fuse: Fuse = every_head) -> LayerAttention:
+    """Attention weights of one mixer for what it was given.
 
-    def hook(module: Mixer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        tokens: Tokens = args[0] if args else kwargs["tokens"]
-        others = {name: value for name, value in kwargs.items() if name != "tokens"}
-        length = tokens.values.shape[1]
-        wanted = range(length) if queries is None else queries
-        if tokens.keep is not None and any(isinstance(query, tuple) for query in wanted):
-            raise VitrailError("patches cannot be named by row and column when some were dropped: name tokens by place")
-        places = [place_of(query, tokens.grid, tokens.prefix, length) for query in wanted]
-        rows = torch.tensor(places, device=tokens.values.device)
-        values = tokens.values.detach().to(next(module.parameters()).dtype)
-        # Autocast would take the query-key product in half precision; what is shown is exact instead.
-        with torch.no_grad(), torch.autocast(values.device.type, enabled=False):
-            weights = module.weights(tokens.with_values(values), *args[1:], queries=rows, **others)
-            kept = fuse(weights).cpu()
-        seen = module.seen(tokens, *args[1:], **others)
-        keep = None if seen.keep is None else seen.keep.cpu()
-        result.add(number, LayerAttention(kept, rows.cpu(), seen.grid, seen.prefix, keep))
+    Args:
+        given: a mixer, its tokens and its context.
+        queries: whose rows are wanted; None for all of them.
+        fuse: what to keep of the heads.
 
-    return hook
+    Raises:
+        VitrailError: for a token or patch that does not exist.
+    """
+    mixer, tokens, context = given.exact()
+    length = tokens.values.shape[1]
+    wanted = range(length) if queries is None else queries
+    if tokens.keep is not None and any(isinstance(query, tuple) for query in wanted):
+        raise VitrailError("patches cannot be named by row and column when some were dropped: name tokens by place")
+    places = torch.tensor([place_of(query, tokens.grid, tokens.prefix, length) for query in wanted])
+    # Without queries the mixer takes its own way to all rows, which is a cheaper one.
+    rows = None if queries is None else places.to(tokens.values.device)
+    # Autocast would take the query-key product in half precision; what is shown is exact instead.
+    with torch.no_grad(), torch.autocast(tokens.values.device.type, enabled=False):
+        weights = fuse(mixer.weights(tokens, context, rows)).cpu()
+    seen = mixer.seen(tokens, context)
+    return LayerAttention(weights, places, seen.grid, seen.prefix, None if seen.keep is None else seen.keep.cpu())

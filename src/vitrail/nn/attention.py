@@ -18,13 +18,16 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from vitrail.nn.context import NO_CONTEXT, Context
+from vitrail.nn.linear import third_of
 from vitrail.nn.mixer import Mixer
-from vitrail.nn.rotary import rotate
+from vitrail.nn.rotary import rotate, rotate_rows
 from vitrail.nn.tokens import Tokens
 
 Heads = Float[Tensor, "b heads n head_dim"]
 Keys = Float[Tensor, "b heads m head_dim"]
 Mask = Float[Tensor, "#b #heads #q #k"] | Bool[Tensor, "#b #heads #q #k"]
+Rows = Int[Tensor, " r"]
+"""Places in the sequence of the queries that are wanted."""
 
 Kernel = Literal["auto", "fused", "plain", "blocks"]
 _kernel: ContextVar[Kernel] = ContextVar("attention kernel", default="auto")
@@ -140,6 +143,11 @@ def _quickest(query: Tensor, key: Tensor) -> Kernel:
     return "blocks"
 
 
+def rows_of_mask(mask: Mask | None, rows: Rows | None) -> Tensor | None:
+    """What a mask over all queries says of chosen ones."""
+    return mask if mask is None or rows is None or mask.shape[-2] == 1 else mask[:, :, rows]
+
+
 class MultiHeadAttention(Mixer):
     """Attention of several heads, scaled by 1/√d; where queries, keys and values come from is the subclass's business.
 
@@ -163,12 +171,24 @@ class MultiHeadAttention(Mixer):
         self.dropout = nn.Dropout(dropout)
 
     @abstractmethod
-    def project(self, tokens: Tokens, context: Context) -> tuple[Heads, Keys, Keys]:
-        """Queries ``(B, heads, N, head_dim)``, keys and values ``(B, heads, M, head_dim)`` of every head."""
+    def queries(self, tokens: Tokens, context: Context, rows: Rows | None = None) -> Heads:
+        """Queries of every head, ``(B, heads, N, head_dim)``, or of chosen rows alone."""
 
     @abstractmethod
-    def mask(self, query: Heads, tokens: Tokens, context: Context) -> Mask | None:
-        """What is added to the scores of all queries, or where they may look."""
+    def keys(self, tokens: Tokens, context: Context) -> Keys:
+        """Keys of every head, ``(B, heads, M, head_dim)``."""
+
+    @abstractmethod
+    def values(self, tokens: Tokens, context: Context) -> Keys:
+        """Values of every head, ``(B, heads, M, head_dim)``."""
+
+    @abstractmethod
+    def mask(self, query: Heads, tokens: Tokens, context: Context, rows: Rows | None = None) -> Mask | None:
+        """What is added to the scores of all queries or of chosen rows, or where they may look."""
+
+    def project(self, tokens: Tokens, context: Context) -> tuple[Heads, Keys, Keys]:
+        """:meth:`queries`, :meth:`keys` and :meth:`values`."""
+        return self.queries(tokens, context), self.keys(tokens, context), self.values(tokens, context)
 
     def split(self, values: Float[Tensor, "b n inner"]) -> Heads:
         """The heads apart."""
@@ -184,13 +204,12 @@ class MultiHeadAttention(Mixer):
     def weights(
         self, tokens: Tokens, context: Context = NO_CONTEXT, queries: Int[Tensor, " q"] | None = None
     ) -> Float[Tensor, "b heads q m"]:
-        """The attention weights of chosen rows, in float32, from the tokens that :meth:`forward` is given."""
-        query, key, _ = self.project(tokens, context)
-        mask = self.mask(query, tokens, context)
-        if queries is not None:
-            query = query[:, :, queries]
-            if mask is not None and mask.shape[-2] > 1:
-                mask = mask[:, :, queries]
+        """The attention weights of chosen rows, in float32, from the tokens that :meth:`forward` is given.
+
+        Nothing is computed for other queries, and no values.
+        """
+        query, key = self.queries(tokens, context, queries), self.keys(tokens, context)
+        mask = self.mask(query, tokens, context, queries)
         with torch.autocast(query.device.type, enabled=False):
             return attention_weights(query.float(), key.float(), mask)
 
@@ -203,7 +222,8 @@ class Attention(MultiHeadAttention):
         num_heads: heads, each ``dim / num_heads`` wide.
         qkv: makes the joint projection of queries, keys and values, from and to a given width.
         qk_norm: makes the norm of each head's queries and of its keys (ViT-22B); None for none.
-        position_bias: called with queries and tokens, gives what is added to the scores: relative positions.
+        position_bias: called with queries, tokens and the places of the queries (None for all), gives what is added to
+            the scores: relative positions.
         attention_dropout: on the weights, while training.
         dropout: on the output, while training.
     """
@@ -225,7 +245,7 @@ class Attention(MultiHeadAttention):
         self.position_bias = position_bias
 
     def project(self, tokens: Tokens, context: Context) -> tuple[Heads, Heads, Heads]:
-        """Queries, keys and values of every head, ``(B, heads, N, dim / heads)`` each."""
+        """All three by one product, ``(B, heads, N, dim / heads)`` each."""
         qkv = self.qkv(tokens.values).unflatten(-1, (3, self.num_heads, -1))
         query, key, value = qkv.permute(2, 0, 3, 1, 4).unbind(0)
         query, key = self.q_norm(query), self.k_norm(key)
@@ -233,8 +253,22 @@ class Attention(MultiHeadAttention):
             query, key = (rotate(heads, context.rotary, tokens.prefix, tokens.keep) for heads in (query, key))
         return query, key, value
 
-    def mask(self, query: Heads, tokens: Tokens, context: Context) -> Mask | None:
+    def queries(self, tokens: Tokens, context: Context, rows: Rows | None = None) -> Heads:
+        """Queries of every head, turned by their places where there are angles."""
+        values = tokens.values if rows is None else tokens.values[:, rows]
+        query = self.q_norm(self.split(third_of(self.qkv, values, 0)))
+        return query if context.rotary is None else rotate_rows(query, context.rotary, tokens.prefix, tokens.keep, rows)
+
+    def keys(self, tokens: Tokens, context: Context) -> Heads:
+        """Keys of every head, turned by their places where there are angles."""
+        key = self.k_norm(self.split(third_of(self.qkv, tokens.values, 1)))
+        return key if context.rotary is None else rotate(key, context.rotary, tokens.prefix, tokens.keep)
+
+    def values(self, tokens: Tokens, context: Context) -> Heads:
+        """Values of every head."""
+        return self.split(third_of(self.qkv, tokens.values, 2))
+
+    def mask(self, query: Heads, tokens: Tokens, context: Context, rows: Rows | None = None) -> Mask | None:
         """The context's mask and the relative positions, together."""
-        if self.position_bias is None:
-            return context.mask
-        return add_masks(self.position_bias(query, tokens), context.mask)
+        mask = rows_of_mask(context.mask, rows)
+        return mask if self.position_bias is None else add_masks(self.position_bias(query, tokens, rows), mask)

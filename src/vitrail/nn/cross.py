@@ -6,7 +6,7 @@ from abc import abstractmethod
 
 from torch import Tensor, nn
 
-from vitrail.nn.attention import Heads, Keys, Mask, MultiHeadAttention
+from vitrail.nn.attention import Heads, Keys, Mask, MultiHeadAttention, Rows, rows_of_mask
 from vitrail.nn.context import NO_CONTEXT, Context
 from vitrail.nn.tokens import Tokens
 
@@ -41,11 +41,19 @@ class SeparateAttention(MultiHeadAttention):
     def source(self, tokens: Tokens, context: Context) -> tuple[Tokens, Tensor | None]:
         """The tokens that keys and values are made from, and what is added for the keys."""
 
-    def project(self, tokens: Tokens, context: Context) -> tuple[Heads, Keys, Keys]:
-        """Queries ``(B, heads, N, head_dim)``, keys and values ``(B, heads, M, head_dim)``."""
+    def queries(self, tokens: Tokens, context: Context, rows: Rows | None = None) -> Heads:
+        """Queries ``(B, heads, N, head_dim)`` with their positions."""
+        placed = _placed(tokens.values, context.positions)
+        return self.split(self.q(placed if rows is None else placed[:, rows]))
+
+    def keys(self, tokens: Tokens, context: Context) -> Keys:
+        """Keys ``(B, heads, M, head_dim)`` with their positions."""
         source, positions = self.source(tokens, context)
-        query, key = _placed(tokens.values, context.positions), _placed(source.values, positions)
-        return self.split(self.q(query)), self.split(self.k(key)), self.split(self.v(source.values))
+        return self.split(self.k(_placed(source.values, positions)))
+
+    def values(self, tokens: Tokens, context: Context) -> Keys:
+        """Values ``(B, heads, M, head_dim)``."""
+        return self.split(self.v(self.source(tokens, context)[0].values))
 
     def seen(self, tokens: Tokens, context: Context = NO_CONTEXT) -> Tokens:
         """The tokens that keys and values are made from."""
@@ -59,9 +67,9 @@ class PlacedAttention(SeparateAttention):
         """The tokens themselves."""
         return tokens, context.positions
 
-    def mask(self, query: Heads, tokens: Tokens, context: Context) -> Mask | None:
+    def mask(self, query: Heads, tokens: Tokens, context: Context, rows: Rows | None = None) -> Mask | None:
         """The context's own."""
-        return context.mask
+        return rows_of_mask(context.mask, rows)
 
 
 class CrossAttention(SeparateAttention):
@@ -73,9 +81,9 @@ class CrossAttention(SeparateAttention):
             raise ValueError("cross-attention reads context.memory, but there is none")
         return context.memory.tokens, context.memory.positions
 
-    def mask(self, query: Heads, tokens: Tokens, context: Context) -> Mask | None:
+    def mask(self, query: Heads, tokens: Tokens, context: Context, rows: Rows | None = None) -> Mask | None:
         """The memory's."""
-        return None if context.memory is None else context.memory.mask
+        return None if context.memory is None else rows_of_mask(context.memory.mask, rows)
 
 
 def _placed(values: Tensor, positions: Tensor | None) -> Tensor:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from vitrail.nn.tokens import Grid, Tokens
@@ -28,20 +28,29 @@ class DecomposedPositions(nn.Module):
         self.rel_pos_h = nn.Parameter(torch.zeros(2 * grid[0] - 1, head_dim))
         self.rel_pos_w = nn.Parameter(torch.zeros(2 * grid[1] - 1, head_dim))
 
-    def forward(self, query: Float[Tensor, "b heads n d"], tokens: Tokens) -> Float[Tensor, "b heads n n"]:
+    def forward(
+        self, query: Float[Tensor, "b heads q d"], tokens: Tokens, rows: Int[Tensor, " q"] | None = None
+    ) -> Float[Tensor, "b heads q n"]:
         """What is added to the scores.
 
         Args:
             query: of every head, not scaled.
             tokens: say what the grid is; every patch of it and nothing else.
+            rows: places of the queries on the grid; None for all of them.
         """
         if tokens.prefix or tokens.keep is not None:
             raise ValueError("positions by row and column need every patch of the grid and no other tokens")
         height, width = tokens.grid
-        places = query.unflatten(2, (height, width))
-        rows = torch.einsum("bhrcd,rkd->bhrck", places, distances(self.rel_pos_h, height))
-        columns = torch.einsum("bhrcd,ckd->bhrck", places, distances(self.rel_pos_w, width))
-        return (rows.unsqueeze(-1) + columns.unsqueeze(-2)).flatten(4).flatten(2, 3)
+        down, across = distances(self.rel_pos_h, height), distances(self.rel_pos_w, width)
+        if rows is not None:
+            # Every query has its own pair of tables: dear for all of them, next to nothing for a few.
+            apart_down = torch.einsum("bhqd,qkd->bhqk", query, down[rows // width])
+            apart_across = torch.einsum("bhqd,qkd->bhqk", query, across[rows % width])
+        else:
+            places = query.unflatten(2, (height, width))
+            apart_down = torch.einsum("bhrcd,rkd->bhrck", places, down).flatten(2, 3)
+            apart_across = torch.einsum("bhrcd,ckd->bhrck", places, across).flatten(2, 3)
+        return (apart_down.unsqueeze(-1) + apart_across.unsqueeze(-2)).flatten(3)
 
 
 def distances(table: Float[Tensor, "l d"], size: int) -> Float[Tensor, "size size d"]:

@@ -1,4 +1,4 @@
-"""A joint projection of queries, keys and values whose keys have no bias."""
+"""Joint projections of queries, keys and values: one whose keys have no bias, and a part of any of them alone."""
 
 from __future__ import annotations
 
@@ -27,5 +27,25 @@ class KeylessLinear(nn.Module):
 
     def forward(self, x: Float[Tensor, "b n d"]) -> Float[Tensor, "b n out"]:
         """``x Wᵀ + [q_bias; 0; v_bias]``."""
-        bias = torch.cat([self.q_bias, torch.zeros_like(self.q_bias), self.v_bias])
-        return F.linear(x, self.weight, bias)
+        return F.linear(x, self.weight, self.joint_bias())
+
+    def joint_bias(self) -> Float[Tensor, " out"]:
+        """``[q_bias; 0; v_bias]``."""
+        return torch.cat([self.q_bias, torch.zeros_like(self.q_bias), self.v_bias])
+
+
+def third_of(projection: nn.Module, x: Float[Tensor, "b n d"], third: int) -> Float[Tensor, "b n inner"]:
+    """Queries (0), keys (1) or values (2) alone, at a third of the cost where the projection's matrix can be cut.
+
+    Args:
+        projection: a joint one.
+        x: its input.
+        third: which of the three.
+    """
+    # Exactly this class: a subclass (an adapter's, say) adds something of its own to what the matrix gives.
+    if type(projection) is nn.Linear:
+        bias = None if projection.bias is None else projection.bias.chunk(3)[third]
+        return F.linear(x, projection.weight.chunk(3)[third], bias)
+    if isinstance(projection, KeylessLinear):
+        return F.linear(x, projection.weight.chunk(3)[third], projection.joint_bias().chunk(3)[third])
+    return projection(x).chunk(3, dim=-1)[third]

@@ -13,7 +13,7 @@ from typing import Literal
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from vitrail.nn.position import Resize, resize_bicubic
@@ -138,14 +138,17 @@ class RelativePositionBias(nn.Module):
         if std:
             nn.init.trunc_normal_(self.relative_position_bias_table, std=std)
 
-    def forward(self, query: Float[Tensor, "b heads n d"], tokens: Tokens) -> Float[Tensor, "#b heads n n"]:
-        """The bias of all pairs of tokens, of the queries' type."""
+    def forward(
+        self, query: Float[Tensor, "b heads q d"], tokens: Tokens, rows: Int[Tensor, " q"] | None = None
+    ) -> Float[Tensor, "#b heads q n"]:
+        """The bias of all pairs of tokens, or of chosen queries with all tokens, of the queries' type."""
         bias = self.bias(tokens.grid, tokens.prefix).to(query.dtype)
         if tokens.keep is None:
-            return bias[None]
+            return bias[None] if rows is None else bias[None, :, rows]
         prefix = torch.arange(tokens.prefix, device=bias.device).expand(len(tokens.keep), -1)
         places = torch.cat([prefix, tokens.keep + tokens.prefix], dim=1)
-        return bias[:, places[:, :, None], places[:, None, :]].transpose(0, 1)
+        chosen = places if rows is None else places[:, rows]
+        return bias[:, chosen[:, :, None], places[:, None, :]].transpose(0, 1)
 
     def bias(self, grid: Grid, prefix: int = 0) -> Float[Tensor, "heads n n"]:
         """The bias of all pairs of places of a grid behind ``prefix`` other tokens.

@@ -38,6 +38,29 @@ def rotate(
     return torch.cat([heads[:, :, :prefix], turned], dim=2) if prefix else turned
 
 
+def rotate_rows(
+    heads: Float[Tensor, "b heads q d"],
+    rotary: Rotary,
+    prefix: int,
+    keep: Int[Tensor, "b k"] | None = None,
+    rows: Int[Tensor, " q"] | None = None,
+) -> Float[Tensor, "b heads q d"]:
+    """:func:`rotate` when only some of the sequence's tokens are there.
+
+    Args:
+        heads: queries or keys of the chosen rows.
+        rotary: angles of every patch of the grid.
+        prefix: leading tokens of the whole sequence that are no patches.
+        keep: which patches of the grid are in the sequence, None for all.
+        rows: places in the sequence; None for all of them.
+    """
+    if rows is None:
+        return rotate(heads, rotary, prefix, keep)
+    patches = (rows - prefix).clamp(min=0)
+    places = patches.expand(len(heads), -1) if keep is None else keep[:, patches]
+    return torch.where((rows < prefix)[:, None], heads, rotate(heads, rotary, 0, places))
+
+
 class RotaryGrid(nn.Module):
     """Angles for every patch of a grid: a quarter of a head's channels (twice) for rows, a quarter for columns.
 

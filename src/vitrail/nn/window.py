@@ -47,26 +47,37 @@ class WindowMixer(Mixer):
     def weights(
         self, tokens: Tokens, context: Context = NO_CONTEXT, queries: Int[Tensor, " q"] | None = None
     ) -> Float[Tensor, "b heads q n"]:
-        """Rows over the whole sequence: zero outside the query's window; what filled-up places took is left out."""
-        cut = _Cut(tokens.grid, self.window, self.shift)
-        windows, inner = self._windows(tokens, context, cut)
-        weights = self.mixer.weights(windows, inner)
-        count = tokens.values.shape[1]
-        # Where each place of each window stands in the sequence; filled-up places point one behind its end.
-        places = cut.places(count, tokens.values.device)
-        per_window = weights.unflatten(0, (-1, len(places)))
-        full = weights.new_zeros(per_window.shape[0], weights.shape[1], count + 1, count + 1)
-        full[:, :, places[:, :, None], places[:, None, :]] = per_window.transpose(1, 2)
-        rows = torch.arange(count, device=full.device) if queries is None else queries
-        return full[:, :, rows, :count]
+        """Rows over the whole sequence: zero outside the query's window; what filled-up places took is left out.
 
-    def _windows(self, tokens: Tokens, context: Context, cut: _Cut) -> tuple[Tokens, Context]:
+        Only the windows that the queries stand in are mixed.
+        """
+        cut, count, device = _Cut(tokens.grid, self.window, self.shift), tokens.values.shape[1], tokens.values.device
+        rows = torch.arange(count, device=device) if queries is None else queries
+        # Where each place of each window stands in the sequence; filled-up places point one behind its end.
+        places = cut.places(count, device)
+        home = places.new_empty(count + 1)
+        home[places.flatten()] = torch.arange(places.numel(), device=device)
+        chosen, window_of = (home[rows] // places.shape[1]).unique(return_inverse=True)
+        inside, row_of = (home[rows] % places.shape[1]).unique(return_inverse=True)
+        windows, inner = self._windows(tokens, context, cut, chosen)
+        weights = self.mixer.weights(windows, inner, inside).unflatten(0, (-1, len(chosen)))
+        found = weights[:, window_of, :, row_of].permute(1, 2, 0, 3)
+        full = found.new_zeros(*found.shape[:3], count + 1)
+        return full.scatter(-1, places[chosen][window_of].expand_as(found), found)[..., :count]
+
+    def _windows(
+        self, tokens: Tokens, context: Context, cut: _Cut, chosen: Int[Tensor, " w"] | None = None
+    ) -> tuple[Tokens, Context]:
+        """All windows of all pictures, or those of some numbers."""
         if tokens.prefix or tokens.keep is not None:
             raise ValueError("windows need every patch of the grid and no other tokens")
-        mask = cut.mask(tokens.values.device)
+        windows, mask = cut.split(tokens.values), cut.mask(tokens.values.device)
+        if chosen is not None:
+            windows = windows.unflatten(0, (len(tokens.values), -1))[:, chosen].flatten(0, 1)
+            mask = None if mask is None else mask[chosen]
         if mask is not None:
             mask = mask.repeat(len(tokens.values), 1, 1).unsqueeze(1)
-        return Tokens(cut.split(tokens.values), self.window), context._replace(mask=mask)
+        return Tokens(windows, self.window), context._replace(mask=mask)
 
     def extra_repr(self) -> str:
         """Window and shift, in ``repr(model)``."""
