@@ -1,5 +1,7 @@
-"""Pictures of what a model looked at: attention of any token, layer and head, rollout, patch features as colours."""
+"""Pictures of what a model looked at: attention, rollout, the evidence for a class, patch features as colours."""
 
+from vitrail.explain.given import Given, watch
+from vitrail.explain.gradcam import grad_cam
 from vitrail.explain.maps import (
     attention_maps,
     class_maps,
@@ -14,15 +16,19 @@ from vitrail.explain.maps import (
 )
 from vitrail.explain.paint import overlay, picture_of
 from vitrail.explain.pca import foreground_of, patch_colours
-from vitrail.explain.record import AttentionRecord, LayerAttention, every_head, mean_of_heads, record
+from vitrail.explain.record import AttentionRecord, LayerAttention, every_head, mean_of_heads, record, rows_of
+from vitrail.explain.relevance import grad_rollout_maps, relevance_maps
 
 __all__ = [
     "AttentionRecord",
+    "Given",
     "LayerAttention",
     "attention_maps",
     "class_maps",
     "every_head",
     "foreground_of",
+    "grad_cam",
+    "grad_rollout_maps",
     "head_max",
     "head_mean",
     "mean_of_heads",
@@ -32,8 +38,11 @@ __all__ = [
     "picture_of",
     "query_maps",
     "record",
+    "relevance_maps",
     "rollout",
     "rollout_maps",
+    "rows_of",
     "upsample_bilinear",
     "upsample_nearest",
+    "watch",
 ]

@@ -120,7 +120,7 @@ def evaluating(model: nn.Module) -> Iterator[None]:
 
 
 @contextmanager
-def with_gradients() -> Iterator[None]:
+def with_graph() -> Iterator[None]:
     """Inside the ``with`` block a graph is built, whatever the surroundings say (``no_grad``, ``inference_mode``)."""
     with torch.inference_mode(False), torch.enable_grad():
         yield

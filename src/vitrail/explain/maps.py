@@ -10,6 +10,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from vitrail.contracts import VitrailError
+from vitrail.explain.given import evaluating
 from vitrail.explain.record import AttentionRecord, Query, mean_of_heads, record
 
 Upsample = Callable[[Tensor, tuple[int, int]], Tensor]
@@ -67,18 +68,14 @@ def attention_maps(
     The class token's view, or the mean over all patches for a model that has none. Runs the model once, in evaluation
     mode and without gradients, and leaves it in the mode it was in.
     """
-    training = model.training
-    model.eval()
-    try:
-        with record(model, layers=(layer,)) as attention, torch.no_grad():
+    with evaluating(model), torch.no_grad():
+        with record(model, layers=(layer,)) as attention:
             model(images)
         if attention[layer].prefix:
             return head_mean(class_maps(attention, layer))
-        with record(model, layers=(layer,), queries=None, fuse=mean_of_heads) as attention, torch.no_grad():
+        with record(model, layers=(layer,), queries=None, fuse=mean_of_heads) as attention:
             model(images)
         return head_mean(patch_mean_maps(attention, layer))
-    finally:
-        model.train(training)
 
 
 def rollout(attention: AttentionRecord, discard: float = 0.0) -> Float[Tensor, "b n n"]:
