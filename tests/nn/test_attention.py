@@ -179,3 +179,13 @@ def test_attention_weights_with_a_forbidden_key_give_it_nothing():
     query = torch.randn(1, 1, 2, 4)
     rows = attention_weights(query, query, torch.tensor([[[[True, False], [True, True]]]]))
     assert rows[0, 0, 0].tolist() == [1.0, 0.0]
+
+
+def test_chosen_rows_cost_their_own_queries_and_no_values(attention):
+    tokens = Tokens(torch.randn(2, 5, 24), (5, 1))
+    with mock.patch.object(attention, "values") as values, mock.patch.object(attention.q_norm, "forward") as norm:
+        norm.side_effect = lambda query: query
+        rows = attention.weights(tokens, queries=torch.tensor([4, 0]))
+    assert not values.called
+    assert norm.call_args.args[0].shape[2] == 2
+    torch.testing.assert_close(rows, attention.weights(tokens)[:, :, [4, 0]])
