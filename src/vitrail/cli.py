@@ -72,7 +72,7 @@ USAGE = """usage: vitrail VERB …
   evaluate   score a trained classifier
   predict    classes and confidences of pictures, into a table
   embed      feature vectors of pictures, into a table
-  explain    attention maps and patch features, as PNG and NPZ
+  explain    attention, evidence for a class and patch features, as PNG, NPZ and a page
   explore    a local page on which they follow the mouse
   plan       parameters, multiply-adds and memory of models, before anything is run
   advise     a model and a recipe for a task, with the reasons

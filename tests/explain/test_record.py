@@ -41,7 +41,7 @@ def test_only_the_rows_asked_for_are_computed_and_the_fused_kernel_does_the_work
     monkeypatch.setattr(F, "scaled_dot_product_attention", counting_kernel)
     monkeypatch.setattr(attention_module, "attention_weights", counting_weights)
     model, images = tiny_vit(), torch.randn(1, 3, 16, 24)
-    with torch.no_grad():
+    with torch.no_grad(), attention_module.attention_kernel("fused"):
         without = model(images)
         fused.clear()
         with record(model, layers=(-1, 0), queries=(0, (1, 2))) as seen:

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from vitrail.nn.attention import Attention, attend, attention_weights
+from vitrail.nn.attention import Attention, attend, attention_kernel, attention_weights
 from vitrail.nn.context import Context
 from vitrail.nn.tokens import Tokens
 
@@ -59,14 +59,14 @@ def test_weights_are_those_of_the_equation_and_rows_can_be_chosen(attention):
     torch.testing.assert_close(some, full[:, :, [4, 0]])
 
 
-@pytest.mark.parametrize("grad", [False, True], ids=["fused", "plain"])
-def test_float_and_bool_masks_mean_the_same_in_both_kernels(attention, grad):
+@pytest.mark.parametrize("kernel", ["fused", "plain", "blocks"])
+def test_float_and_bool_masks_mean_the_same_in_all_kernels(attention, kernel):
     x = torch.randn(2, 5, 24)
     allowed = torch.rand(1, 1, 5, 5) > 0.4
     allowed |= torch.eye(5, dtype=torch.bool)
     additive = torch.zeros(1, 1, 5, 5).masked_fill(~allowed, float("-inf"))
     expected, _ = by_hand(attention, x, additive)
-    with torch.set_grad_enabled(grad):
+    with attention_kernel(kernel):
         for mask in (allowed, additive):
             out = attention(Tokens(x, (5, 1)), Context(mask=mask))
             torch.testing.assert_close(out, expected.float(), atol=1e-5, rtol=1e-5)
@@ -82,17 +82,50 @@ def test_a_bias_per_head_reaches_its_head(attention):
     torch.testing.assert_close(chosen, rows[:, :, [2]].float(), atol=1e-6, rtol=1e-5)
 
 
-def test_inference_uses_the_fused_kernel_and_short_training_on_a_cpu_does_not(attention):
+def test_the_kernel_follows_what_is_done_and_where(attention):
     x = torch.randn(1, 5, 24)
     with mock.patch.object(F, "scaled_dot_product_attention", wraps=F.scaled_dot_product_attention) as fused:
         with torch.no_grad():
             attention(Tokens(x, (5, 1)))
-        assert fused.call_count == 1
         attention(Tokens(x, (5, 1)))
-        assert fused.call_count == 1
+        assert fused.call_count == 0
         long = torch.randn(1, 1, 1000, 4, requires_grad=True)
         attend(long, long, long)
+        assert fused.call_count == 1
+        with attention_kernel("fused"):
+            attention(Tokens(x, (5, 1)))
         assert fused.call_count == 2
+
+
+def test_a_compiled_model_holds_the_fused_kernel_and_no_blocks(attention):
+    x = torch.randn(1, 5, 24)
+    program = torch.export.export(attention, (Tokens(x, (5, 1)),)).graph_module.code
+    assert "scaled_dot_product_attention" in program and "softmax" not in program
+
+
+@pytest.mark.parametrize("block", [1, 7, 30, 61, 10_000], ids="{} scores".format)
+@pytest.mark.parametrize("masked", [None, (1, 1), (2, 1), (1, 3), (2, 3)], ids=str)
+def test_blocks_of_any_size_give_the_equation(monkeypatch, block, masked):
+    torch.manual_seed(2)
+    query, key, value = torch.randn(2, 3, 5, 4), torch.randn(2, 3, 6, 4), torch.randn(2, 3, 6, 4)
+    mask = None if masked is None else torch.randn(*masked, 5, 6)
+    monkeypatch.setattr(f"{attend.__module__}.BLOCK", block)
+    with attention_kernel("blocks"):
+        mixed = attend(query, key, value, mask)
+    scores = query.double() @ key.double().transpose(-2, -1) / 2 + (0 if mask is None else mask.double())
+    torch.testing.assert_close(mixed, (scores.softmax(-1) @ value.double()).float(), atol=1e-6, rtol=1e-5)
+
+
+@pytest.mark.parametrize("kernel", ["plain", "blocks"])
+def test_what_all_keys_share_costs_no_precision_in_bf16(kernel):
+    torch.manual_seed(3)
+    query, key, value = torch.randn(3, 1, 2, 64, 64).unbind(0)
+    key = key + 20 * torch.randn(1, 2, 1, 64)
+    low = [part.bfloat16() for part in (query, key, value)]
+    exact = F.scaled_dot_product_attention(*(part.double() for part in low))
+    with attention_kernel(kernel):
+        error = (attend(*low).double() - exact).norm() / exact.norm()
+    assert error < 0.01
 
 
 def test_gradients_of_both_kernels_agree():
@@ -146,3 +179,13 @@ def test_attention_weights_with_a_forbidden_key_give_it_nothing():
     query = torch.randn(1, 1, 2, 4)
     rows = attention_weights(query, query, torch.tensor([[[[True, False], [True, True]]]]))
     assert rows[0, 0, 0].tolist() == [1.0, 0.0]
+
+
+def test_chosen_rows_cost_their_own_queries_and_no_values(attention):
+    tokens = Tokens(torch.randn(2, 5, 24), (5, 1))
+    with mock.patch.object(attention, "values") as values, mock.patch.object(attention.q_norm, "forward") as norm:
+        norm.side_effect = lambda query: query
+        rows = attention.weights(tokens, queries=torch.tensor([4, 0]))
+    assert not values.called
+    assert norm.call_args.args[0].shape[2] == 2
+    torch.testing.assert_close(rows, attention.weights(tokens)[:, :, [4, 0]])

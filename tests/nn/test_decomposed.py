@@ -92,3 +92,10 @@ def test_layer_norm_of_a_map_is_that_of_every_places_channels() -> None:
     maps = torch.randn(2, 5, 3, 4)
     expected = torch.nn.functional.layer_norm(maps[:, :, 1, 2], (5,), norm.weight, norm.bias, 1e-6)
     torch.testing.assert_close(norm(maps)[:, :, 1, 2], expected)
+
+
+def test_chosen_rows_are_rows_of_the_whole_bias() -> None:
+    part, query = filled((2, 3)), torch.randn(2, 2, 12, 4)
+    tokens, rows = Tokens(torch.zeros(2, 12, 8), (3, 4)), torch.tensor([11, 0, 6])
+    expected = part(query, tokens)[:, :, rows]
+    torch.testing.assert_close(part(query[:, :, rows], tokens, rows), expected)

@@ -124,3 +124,14 @@ def test_half_precision_tables_are_resized_in_float32() -> None:
         table.bfloat16().float().T.view(1, 2, 5, 5), (7, 7), mode="bilinear", align_corners=False
     ).bfloat16()
     assert torch.equal(half, expected[0].flatten(1).T)
+
+
+@pytest.mark.parametrize("prefix", [0, 2])
+@pytest.mark.parametrize("keep", [None, torch.tensor([[5, 0, 3, 1], [1, 2, 4, 0]])])
+def test_chosen_rows_are_rows_of_the_whole_bias(prefix: int, keep: torch.Tensor | None) -> None:
+    part = RelativePositionBias((2, 3), 4, prefix=prefix > 0)
+    torch.nn.init.normal_(part.relative_position_bias_table)
+    count = prefix + (6 if keep is None else keep.shape[1])
+    tokens = Tokens(torch.zeros(2, count, 8), (2, 3), prefix, keep)
+    query, rows = torch.zeros(2, 4, count, 2), torch.tensor([count - 1, 0, prefix, 1])
+    assert torch.equal(part(query[:, :, rows], tokens, rows), part(query, tokens)[:, :, rows])

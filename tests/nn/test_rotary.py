@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from vitrail.nn import Attention, Context, RotaryGrid, Tokens
-from vitrail.nn.rotary import rotate
+from vitrail.nn.rotary import rotate, rotate_rows
 
 
 def test_scores_depend_on_the_distance_alone():
@@ -62,3 +62,15 @@ def test_attention_turns_queries_and_keys_but_not_values():
 def test_a_head_must_split_into_four():
     with pytest.raises(ValueError, match="4 divides"):
         RotaryGrid(6)
+
+
+@pytest.mark.parametrize("prefix", [0, 3])
+@pytest.mark.parametrize("keep", [None, torch.tensor([[5, 0, 3, 1], [1, 2, 4, 0]])])
+def test_chosen_rows_are_turned_as_in_the_whole_sequence(prefix, keep):
+    rotary = RotaryGrid(8).eval()((2, 3))
+    count = prefix + (6 if keep is None else keep.shape[1])
+    heads = torch.randn(2, 2, count, 8)
+    rows = torch.tensor([count - 1, 0, prefix, 1])
+    whole = rotate(heads, rotary, prefix, keep)
+    torch.testing.assert_close(rotate_rows(heads[:, :, rows], rotary, prefix, keep, rows), whole[:, :, rows])
+    assert torch.equal(rotate_rows(heads, rotary, prefix, keep), whole)

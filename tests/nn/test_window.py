@@ -1,3 +1,5 @@
+from unittest import mock
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -126,3 +128,15 @@ def test_gradients_flow_through_shifted_windows():
     mixer(grid_tokens(3, 5)).sum().backward()
     assert all(p.grad is not None and p.grad.isfinite().all() for p in mixer.parameters())
     assert isinstance(mixer, nn.Module)
+
+
+@pytest.mark.parametrize("shift", [(0, 0), (1, 2)])
+def test_chosen_rows_mix_their_own_windows_alone(shift):
+    """By what the inner mixer is given: as many windows as the queries stand in, whatever the grid."""
+    mixer, tokens = WindowMixer(attention(), (3, 3), shift), grid_tokens(7, 11)
+    every = mixer.weights(tokens)
+    for queries, windows in (([0], 1), ([76], 1), ([0, 1, 12], 1 if shift == (0, 0) else 2), ([0, 76], 2)):
+        with mock.patch.object(mixer.mixer, "weights", wraps=mixer.mixer.weights) as inner:
+            rows = mixer.weights(tokens, queries=torch.tensor(queries))
+        assert inner.call_args.args[0].values.shape[:2] == (2 * windows, 9)
+        torch.testing.assert_close(rows, every[:, :, queries])

@@ -30,6 +30,13 @@ def artefact(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+def leave_early(address: str, request: str) -> None:
+    """Ask for something and close the connection before the answer."""
+    host, _, port = address.removeprefix("http://").rstrip("/").partition(":")
+    with socket.create_connection((host, int(port))) as connection:
+        connection.sendall(f"{request}Host: {host}:{port}\r\n\r\nsome".encode())
+
+
 def test_from_start_to_ctrl_c(artefact):
     command = [sys.executable, "-c", "from vitrail.cli import main; main()", "explore", str(artefact)]
     options = [str(artefact.parent / "one.png"), "--beside", str(artefact), "--port", "0", "--no-browser"]
@@ -50,6 +57,9 @@ def test_from_start_to_ctrl_c(artefact):
             found = client.post("/api/encodings", json=body).json()
             assert client.get(f"/api/encodings/{found['id']}/row").headers["x-shape"] == "4,7"
             assert client.get("/", headers={"Host": "evil.example"}).status_code == 403
+            leave_early(address, f"GET /api/encodings/{found['id']}/thumbs HTTP/1.1\r\n")
+            leave_early(address, "POST /api/pictures HTTP/1.1\r\nContent-Length: 9999\r\n")
+            assert client.get("/api/health").status_code == 200
             server.send_signal(signal.SIGINT)
             out, err = server.communicate(timeout=30)
     finally:
@@ -75,6 +85,16 @@ def test_the_usual_port_or_the_next_free_one():
         ports = [one.getsockname()[1] for one in (first, second)]
         assert PORT <= ports[0] < ports[1] < PORT + 20
         assert HOST == "127.0.0.1"
+
+
+def test_other_verbs_need_no_server():
+    """The page is an extra: without its packages everything else works, and explore says what to install."""
+    code = "import sys; sys.modules.update(starlette=None, uvicorn=None); from vitrail.cli import main; main()"
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    command = [sys.executable, "-c", code, "explore", "some_model", "--no-browser"]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=100)
+    assert done.returncode == 1
+    assert "pip install 'vitrail[web]'" in done.stderr
 
 
 def test_options():

@@ -1,5 +1,6 @@
 """What the server refuses, forgets and survives."""
 
+import asyncio
 import io
 import threading
 from concurrent.futures import ThreadPoolExecutor
@@ -7,6 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 from PIL import Image
+from starlette.requests import Request
 from starlette.testclient import TestClient
 
 from vitrail.web import guard, routes
@@ -315,8 +317,6 @@ def test_rows_do_not_wait_for_an_encoding(page: Page, monkeypatch):
 
 
 def test_a_lane_that_is_full_refuses_and_recovers():
-    import asyncio
-
     async def crowd() -> list[object]:
         lane, gate = Lane("test", room=3), threading.Event()
         waiting = [asyncio.create_task(lane.run(gate.wait)) for _ in range(5)]
@@ -337,3 +337,36 @@ def test_a_lane_that_is_full_refuses_and_recovers():
 
 def test_the_session_changes_at_every_start(shown):
     assert Session(shown, Pictures()).id != Session(shown, Pictures()).id
+
+
+def test_large_matrices_are_refused_with_a_size_that_will_do(page: Page, monkeypatch):
+    found = page.encode("vit", 64)
+    monkeypatch.setattr("vitrail.web.answers.MAX_SQUARES", 100_000)
+    for kind in ("rollout", "relevance", "grad_rollout"):
+        error = error_of(page.get(found, f"map?kind={kind}"), 400)
+        smaller = page.encode("vit", int(error.rpartition(" ")[2]))
+        assert page.get(smaller, f"map?kind={kind}").status_code == 200
+    assert page.get(found, "map?kind=grad_cam").status_code == 200
+
+
+def test_a_crowd_of_uploads_is_refused(page: Page, monkeypatch):
+    monkeypatch.setattr(routes, "UPLOADS", 0)
+    assert "arriving" in error_of(page.client.post("/api/pictures", content=png()), 503)
+
+
+def test_a_body_that_does_not_come_is_given_up(monkeypatch):
+    monkeypatch.setattr(guard, "_RECEIVE_SECONDS", 0.05)
+    stalled = Request({"type": "http", "method": "POST", "headers": []}, receive=asyncio.Event().wait)  # type: ignore[arg-type]
+    with pytest.raises(Refused, match="did not arrive") as refusal:
+        asyncio.run(guard.read_body(stalled, 100, "the picture"))
+    assert refusal.value.status == 408
+
+
+def test_the_original_is_given_back_within_bounds(page: Page, monkeypatch):
+    picture = page.upload(turned(6))["id"]
+    answer = page.client.get(f"/api/pictures/{picture}/image")
+    assert Image.open(io.BytesIO(answer.content)).size == (40, 72)
+    monkeypatch.setattr(routes, "LONGEST", 36)
+    answer = page.client.get(f"/api/pictures/{picture}/image")
+    assert Image.open(io.BytesIO(answer.content)).size == (20, 36)
+    error_of(page.client.get("/api/pictures/0000/image"), 410)

@@ -10,6 +10,7 @@ from jaxtyping import Bool, Float
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.ticker import MaxNLocator
 from torch import Tensor
 
@@ -69,15 +70,17 @@ def reach_chart(
     _dress(right, "layer", "entropy, nats", colours)
     for axes in (left, right):
         axes.set_xlim(min(layers) - 0.6, max(layers) + 0.6)
+        axes.margins(y=0.08)
         axes.set_ylim(bottom=0)
         axes.xaxis.set_major_locator(MaxNLocator(12, integer=True))
     if size is not None:
         whole = diagonal(size)
-        share = left.secondary_yaxis("right", functions=(lambda y: 100 * y / whole, lambda y: y * whole / 100))
+        share = left.secondary_yaxis(
+            "right", functions=(lambda y: np.multiply(y, 100 / whole), lambda y: np.multiply(y, whole / 100))
+        )
         share.set_ylabel("% of the diagonal", fontsize=8, color=colours.muted)
         share.tick_params(labelsize=8, labelcolor=colours.muted, length=0, pad=4)
         share.spines["right"].set_visible(False)
-        figure.get_layout_engine().set(wspace=0.08)
     return figure
 
 
@@ -130,7 +133,12 @@ def norm_chart(
 
 
 def _figure(columns: int, title: str, colours: ChartColours) -> tuple[Figure, list[Axes]]:
-    figure = Figure(figsize=(3.9 * columns, 2.75), dpi=DPI, layout="constrained", facecolor=colours.paper or "none")
+    figure = Figure(
+        figsize=(3.9 * columns, 2.75),
+        dpi=DPI,
+        layout=ConstrainedLayoutEngine(wspace=0.06),
+        facecolor=colours.paper or "none",
+    )
     FigureCanvasAgg(figure)
     if title:
         figure.suptitle(title, x=0.01, ha="left", fontsize=9, color=colours.ink, parse_math=False)

@@ -20,6 +20,7 @@ from matplotlib.colors import Colormap
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from matplotlib.patheffects import Normal, Stroke
+from matplotlib.text import Text
 from PIL import Image
 from torch import Tensor
 
@@ -179,8 +180,22 @@ def two_panel(
     return sheet.figure
 
 
-def head_grid(picture: Image.Image, maps: Float[Tensor, "heads h w"], title: str = "", side: float = 1.6) -> Figure:
-    """One overlay per head, each on its own scale, so that quiet heads show their pattern as well."""
+def head_grid(
+    picture: Image.Image,
+    maps: Float[Tensor, "heads h w"],
+    title: str = "",
+    side: float = 1.6,
+    labels: Sequence[str] | None = None,
+) -> Figure:
+    """One overlay per head, each on its own scale, so that quiet heads show their pattern as well.
+
+    Args:
+        picture: as the model saw it.
+        maps: one for each head, or for whatever else ``labels`` say.
+        title: above; none when empty.
+        side: inches of a square overlay.
+        labels: one for each map; the heads' numbers when None.
+    """
     count = len(maps)
     columns = min(count, 4 if count % 4 == 0 or count > 6 else 3)
     rows = -(-count // columns)
@@ -190,7 +205,8 @@ def head_grid(picture: Image.Image, maps: Float[Tensor, "heads h w"], title: str
     panels = [axes for row in sheet.panels for axes in row]
     for number, (axes, values) in enumerate(zip(panels, maps, strict=False)):
         show(axes, overlay(picture, values), (picture.height, picture.width))
-        axes.set_title(f"head {number}", fontsize=LABEL_SIZE, color=INK, pad=2.5, loc="left")
+        label = f"head {number}" if labels is None else labels[number]
+        axes.set_title(label, fontsize=LABEL_SIZE, color=INK, pad=2.5, loc="left", parse_math=False)
     if title:
         add_title(sheet.figure, title)
     return sheet.figure
@@ -283,6 +299,13 @@ def save(figure: Figure, path: Path, dpi: int = DPI) -> Path:
 def save_sequence(figures: Iterable[Figure], folder: Path, stem: str = "layer", dpi: int = DPI) -> list[Path]:
     """Write figures as ``stem_00.png``, ``stem_01.png`` …, one at a time, so that a generator needs little memory."""
     return [save(figure, folder / f"{stem}_{number:02d}.png", dpi) for number, figure in enumerate(figures)]
+
+
+def with_ink(figure: Figure, colour: str) -> Figure:
+    """All words of a figure in one colour; changes the figure."""
+    for words in figure.findobj(Text):
+        words.set_color(colour)
+    return figure
 
 
 def to_image(figure: Figure, dpi: int = DPI, background: str | None = "white") -> Image.Image:

@@ -92,6 +92,8 @@ def _gradients(model: Backbone, images: Tensor, classes: Tensor | None) -> _Back
     """One pass forward and one back."""
     require_classifier(model)
     attentions = [_plain(mixer) for mixer in attention_layers(model)]
+    if not attentions:
+        raise VitrailError(f"a {type(model).__name__} has no attention to follow: Grad-CAM (grad_cam) works for it")
     given: dict[int, Given] = {}
     with evaluating(model), with_graph(), watch(model, given.__setitem__), _answers_of_heads(attentions) as mixes:
         # Something must need a gradient, and the parameters may be frozen.

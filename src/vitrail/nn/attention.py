@@ -29,11 +29,17 @@ Mask = Float[Tensor, "#b #heads #q #k"] | Bool[Tensor, "#b #heads #q #k"]
 Rows = Int[Tensor, " r"]
 """Places in the sequence of the queries that are wanted."""
 
-Kernel = Literal["auto", "fused", "plain"]
+Kernel = Literal["auto", "fused", "plain", "blocks"]
 _kernel: ContextVar[Kernel] = ContextVar("attention kernel", default="auto")
 
 PLAIN_BELOW = 1000
 """Keys below which training on a CPU is quicker with plain products: the fused kernel's CPU backward is slow."""
+
+QUERIES = 2
+"""The dimension of queries in ``(B, heads, N, head_dim)``."""
+
+BLOCK = 2**20
+"""Scores that are worked on at once in blocks: 2 MiB in bf16, which the cores' caches hold."""
 
 
 @contextmanager
@@ -41,7 +47,8 @@ def attention_kernel(kernel: Kernel) -> Iterator[None]:
     """Inside the ``with`` block, attention is computed in one way wherever it runs.
 
     Args:
-        kernel: ``"fused"`` never builds the matrix of weights, ``"plain"`` always does, ``"auto"`` chooses the quicker.
+        kernel: ``"fused"`` never builds the matrix of weights, ``"plain"`` builds all of it, ``"blocks"`` a part at a
+            time that fits into a CPU's cache; ``"auto"`` chooses the quickest.
     """
     before = _kernel.set(kernel)
     try:
@@ -71,12 +78,53 @@ def attend(
 ) -> Float[Tensor, "b heads q d"]:
     """Weighted mean of the values, by the kernel that is quickest for where and what this is.
 
-    The fused kernel, except when training short sequences on a CPU. Both give the same numbers to rounding.
+    The fused kernel; on a CPU plain products when training short sequences, and plain products in blocks when not
+    training. All give the same numbers to rounding.
     """
     kernel = _kernel.get()
-    if kernel == "plain" or (kernel == "auto" and _plain_is_quicker(query, key)):
-        return F.dropout(attention_weights(query, key, mask), dropout) @ value
-    return F.scaled_dot_product_attention(query, key, value, attn_mask=mask, dropout_p=dropout)
+    if kernel == "auto":
+        kernel = _quickest(query, key)
+    if kernel == "fused":
+        return F.scaled_dot_product_attention(query, key, value, attn_mask=mask, dropout_p=dropout)
+    key = _centred(key)
+    if kernel == "blocks" and not dropout:
+        return _in_blocks(query, key, value, mask)
+    return F.dropout(attention_weights(query, key, mask), dropout) @ value
+
+
+def _centred(key: Keys) -> Keys:
+    """Keys without their mean where scores are rounded to half precision; the weights are the same.
+
+    A vector that all keys share adds the same to all scores of a query, which softmax ignores, but large scores round
+    coarsely. Without it the features of DINOv2 ViT-S in bf16 are off by 0.7 % instead of 1.2 %, as with the fused
+    kernel, which keeps its scores in float32.
+    """
+    if key.dtype == torch.float32 and not torch.is_autocast_enabled(key.device.type):
+        return key
+    return (key.float() - key.float().mean(dim=-2, keepdim=True)).to(key.dtype)
+
+
+def _in_blocks(query: Tensor, key: Tensor, value: Tensor, mask: Mask | None) -> Tensor:
+    """Plain products, on so few pictures, heads or queries at a time that their scores stay in the cache.
+
+    Twice as quick as the fused kernel in bf16 from 197 to 1,370 tokens, and as frugal with memory (measured on 2 cores
+    with AVX512-BF16).
+    """
+    scores = query.shape[:-1].numel() * key.shape[-2]
+    if scores <= BLOCK or query.shape[:-1].numel() == 1:
+        return attention_weights(query, key, mask) @ value
+    dim = next(dim for dim, size in enumerate(query.shape[:-1]) if size > 1)
+    step = max(1, query.shape[dim] * BLOCK // scores)
+    parts = []
+    for start in range(0, query.shape[dim], step):
+
+        def part(tensor: Tensor, start: int = start) -> Tensor:
+            return tensor.narrow(dim, start, min(step, tensor.shape[dim] - start))
+
+        its_mask = mask if mask is None or mask.shape[dim] == 1 else part(mask)
+        shared = dim == QUERIES
+        parts.append(_in_blocks(part(query), key if shared else part(key), value if shared else part(value), its_mask))
+    return torch.cat(parts, dim)
 
 
 def add_masks(bias: Float[Tensor, "#b #heads #q #k"], mask: Mask | None) -> Float[Tensor, "#b2 #heads2 #q2 #k2"]:
@@ -86,9 +134,13 @@ def add_masks(bias: Float[Tensor, "#b #heads #q #k"], mask: Mask | None) -> Floa
     return bias.masked_fill(~mask, float("-inf")) if mask.dtype == torch.bool else bias + mask
 
 
-def _plain_is_quicker(query: Tensor, key: Tensor) -> bool:
-    trains_on_cpu = query.device.type == "cpu" and torch.is_grad_enabled() and query.requires_grad
-    return trains_on_cpu and key.shape[-2] < PLAIN_BELOW
+def _quickest(query: Tensor, key: Tensor) -> Kernel:
+    # A graph would have to spell out every block; compilers have ways of their own.
+    if query.device.type != "cpu" or torch.compiler.is_compiling():
+        return "fused"
+    if torch.is_grad_enabled() and query.requires_grad:
+        return "plain" if key.shape[-2] < PLAIN_BELOW else "fused"
+    return "blocks"
 
 
 def rows_of_mask(mask: Mask | None, rows: Rows | None) -> Tensor | None:

@@ -142,16 +142,21 @@ class RelativePositionBias(nn.Module):
         self, query: Float[Tensor, "b heads q d"], tokens: Tokens, rows: Int[Tensor, " q"] | None = None
     ) -> Float[Tensor, "#b heads q n"]:
         """The bias of all pairs of tokens, or of chosen queries with all tokens, of the queries' type."""
-        bias = self.bias(tokens.grid, tokens.prefix).to(query.dtype)
         if tokens.keep is None:
-            return bias[None] if rows is None else bias[None, :, rows]
+            return self.bias(tokens.grid, tokens.prefix, rows).to(query.dtype)[None]
+        bias = self.bias(tokens.grid, tokens.prefix).to(query.dtype)
         prefix = torch.arange(tokens.prefix, device=bias.device).expand(len(tokens.keep), -1)
         places = torch.cat([prefix, tokens.keep + tokens.prefix], dim=1)
         chosen = places if rows is None else places[:, rows]
         return bias[:, chosen[:, :, None], places[:, None, :]].transpose(0, 1)
 
-    def bias(self, grid: Grid, prefix: int = 0) -> Float[Tensor, "heads n n"]:
+    def bias(self, grid: Grid, prefix: int = 0, rows: Int[Tensor, " q"] | None = None) -> Float[Tensor, "heads q n"]:
         """The bias of all pairs of places of a grid behind ``prefix`` other tokens.
+
+        Args:
+            grid: ``(H, W)``.
+            prefix: tokens before the patches.
+            rows: places of the queries; None for all of them.
 
         Raises:
             ValueError: prefix tokens and no rows for them.
@@ -159,17 +164,25 @@ class RelativePositionBias(nn.Module):
         if prefix and not self.prefix:
             raise ValueError(f"this table of distances has no rows for {prefix} tokens that are no patches")
         table = resize_bias(self.relative_position_bias_table, self.grid, grid, self.resize)
-        rows, columns = distances(grid)
-        by_distance = table[: rows * columns].T.unflatten(1, (rows, columns))
+        sides = distances(grid)
+        by_distance = table[: sides[0] * sides[1]].T.unflatten(1, sides)
         down, across = (_apart(size, table.device) for size in grid)
         # Indices of two small tables, one for each axis: that of all pairs would be as large as the bias itself.
-        patches = by_distance[:, down[:, None, :, None], across[None, :, None, :]].flatten(3, 4).flatten(1, 2)
+        if rows is None:
+            patches = by_distance[:, down[:, None, :, None], across[None, :, None, :]].flatten(3, 4).flatten(1, 2)
+        else:
+            places = (rows - prefix).clamp(min=0)
+            apart = down[places // grid[1], :, None], across[places % grid[1], None, :]
+            patches = by_distance[:, *apart].flatten(2)
         if not prefix:
             return patches
-        to_patch, to_prefix, among = table[rows * columns :, :, None, None]
-        heads, count, _ = patches.shape
-        above = torch.cat([among.expand(heads, prefix, prefix), to_patch.expand(heads, prefix, count)], dim=2)
-        return torch.cat([above, torch.cat([to_prefix.expand(heads, count, prefix), patches], dim=2)], dim=1)
+        to_patch, to_prefix, among = table[-PREFIX_ROWS:, :, None, None]
+        heads, _, count = patches.shape
+        above = torch.cat([among.expand(heads, 1, prefix), to_patch.expand(heads, 1, count)], dim=2)
+        below = torch.cat([to_prefix.expand(heads, patches.shape[1], prefix), patches], dim=2)
+        if rows is None:
+            return torch.cat([above.expand(heads, prefix, prefix + count), below], dim=1)
+        return torch.where((rows < prefix)[:, None], above, below)
 
     def extra_repr(self) -> str:
         """Grid and prefix, in ``repr(model)``."""

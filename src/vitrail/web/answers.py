@@ -32,6 +32,8 @@ from vitrail.web.refused import Refused
 from vitrail.web.wire import Maps, signed_map, to_maps
 
 TOP_CLASSES = 3
+MAX_SQUARES = 2 << 30
+"""Bytes of N × N matrices that a map over all layers may hold at once."""
 
 
 def layer_row(encoding: Encoding, layer: int, query: int) -> LayerAttention:
@@ -95,6 +97,7 @@ def rollout_map(encoding: Encoding, query: int | None) -> Maps:
     tokens = encoding.recall.tokens
     if not encoding.shown.uniform:
         raise Refused(404, "rollout needs one grid in all layers: look at the layers of this model one by one")
+    _require_room(encoding)
     flow = encoding.once("rollout", lambda: rollout(encoding.recall.record(fuse=mean_of_heads))[0])
     if query is None:
         rows = flow[0] if tokens.prefix else flow.mean(dim=0)
@@ -104,6 +107,19 @@ def rollout_map(encoding: Encoding, query: int | None) -> Maps:
         raise Refused(404, f"there is no token {query}: there are {len(flow)}, from 0 to {len(flow) - 1}")
     share = float(rows[: tokens.prefix].sum())
     return to_maps(rows[tokens.prefix :].unflatten(0, tokens.grid), [share])
+
+
+def _require_room(encoding: Encoding) -> None:
+    """Refuse to multiply matrices that the memory may not have room for."""
+    tokens, layers, heads = encoding.recall.tokens.values.shape[1], len(encoding.recall.given), encoding.shown.heads
+    needed = 4 * tokens**2 * (layers + 3 * max(heads, default=0))
+    if needed > MAX_SQUARES:
+        size = int(min(encoding.size) * (MAX_SQUARES / needed) ** 0.25)
+        raise Refused(
+            400,
+            f"a map over all layers multiplies matrices of {tokens} × {tokens}, which would take {needed / 2**30:.1f} "
+            f"GiB: take a size of at most {size}",
+        )
 
 
 def colours(encoding: Encoding, other: Encoding | None) -> Float[Tensor, "h w 3"]:
@@ -195,10 +211,16 @@ def class_map(evidence: Evidence, name: str, encoding: Encoding, query: int | No
     return to_maps(encoding.once(f"{name} {label}", lambda: evidence(model, images, classes)[0].detach().cpu()))
 
 
+def square_class_map(evidence: Evidence, name: str, encoding: Encoding, query: int | None, label: int | None) -> Maps:
+    """The same for methods that follow attention through all layers."""
+    _require_room(encoding)
+    return class_map(evidence, name, encoding, query, label)
+
+
 KINDS: dict[str, Callable[[Encoding, int | None, int | None], Maps]] = {
     "rollout": lambda encoding, query, label: rollout_map(encoding, query),
-    "grad_rollout": partial(class_map, grad_rollout_maps, "grad_rollout"),
-    "relevance": partial(class_map, relevance_maps, "relevance"),
+    "grad_rollout": partial(square_class_map, grad_rollout_maps, "grad_rollout"),
+    "relevance": partial(square_class_map, relevance_maps, "relevance"),
     "grad_cam": partial(class_map, grad_cam, "grad_cam"),
 }
 """Maps of the whole model by name, each from an encoding, a token and a class."""

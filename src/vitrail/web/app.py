@@ -10,14 +10,14 @@ from http import HTTPStatus
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 
 from vitrail.contracts import VitrailError
 from vitrail.web.guard import Guard
 from vitrail.web.lanes import Lanes
 from vitrail.web.refused import Refused
-from vitrail.web.routes import Api
+from vitrail.web.routes import GIVEN_UP, Api
 from vitrail.web.session import Session
 
 # What the machine's own tables say of scripts differs, and a browser runs none of another type.
@@ -45,6 +45,7 @@ def make_app(session: Session) -> Starlette:
             VitrailError: _explained,
             HTTPException: _http,
             MemoryError: _out_of_memory,
+            ClientDisconnect: _given_up,
             Exception: _unexpected,
         },
         lifespan=lifespan,
@@ -68,6 +69,10 @@ def _http(request: Request, error: Exception) -> Response:
 
 def _out_of_memory(request: Request, error: Exception) -> Response:
     return _answer(503, "there is not enough memory for this: take a smaller size")
+
+
+def _given_up(request: Request, error: Exception) -> Response:
+    return Response(status_code=GIVEN_UP)
 
 
 def _unexpected(request: Request, error: Exception) -> Response:

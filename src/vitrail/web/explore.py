@@ -66,7 +66,15 @@ def explore(config: ExploreConfig) -> None:
         app = make_app(open_session(config))
         address = f"http://{HOST}:{listening.getsockname()[1]}/"
         server = uvicorn.Server(
-            uvicorn.Config(app, log_level="warning", access_log=False, ws="none", timeout_graceful_shutdown=2)
+            uvicorn.Config(
+                app,
+                log_level="warning",
+                access_log=False,
+                ws="none",
+                # A page at rest for some seconds must not meet a connection that is just being closed.
+                timeout_keep_alive=75,
+                timeout_graceful_shutdown=2,
+            )
         )
         print(address, flush=True)
         say("the page is open at this address; Ctrl-C ends it")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from urllib.parse import urlsplit
 
@@ -49,6 +50,7 @@ MAX_JSON = 16 << 10
 # A browser tells its user why an upload was refused only when it could send all of it.
 _MAX_DISCARDED = 1 << 30
 _DISCARD_SECONDS = 20.0
+_RECEIVE_SECONDS = 120.0
 
 
 class Guard:
@@ -103,6 +105,12 @@ def name_of(host: str) -> str | None:
         return None
 
 
+async def until_gone(request: Request) -> None:
+    """Wait until the browser has closed the connection, or has given the request up."""
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
+
+
 async def read_body(request: Request, limit: int, what: str) -> bytes:
     """A request's whole body.
 
@@ -112,8 +120,16 @@ async def read_body(request: Request, limit: int, what: str) -> bytes:
         what: it is, for the message.
 
     Raises:
-        Refused: it is larger.
+        Refused: it is larger, or does not come.
     """
+    try:
+        async with asyncio.timeout(_RECEIVE_SECONDS):
+            return await _read_body(request, limit, what)
+    except TimeoutError:
+        raise Refused(408, f"{what} did not arrive within {_RECEIVE_SECONDS:.0f} seconds") from None
+
+
+async def _read_body(request: Request, limit: int, what: str) -> bytes:
     parts: list[bytes] = []
     size = 0
     until = time.monotonic() + _DISCARD_SECONDS

@@ -44,6 +44,7 @@ class Lane:
             raise Refused(503, "the server is about to end") from None
         # Not when this request ends, which a browser may do earlier: when the work does.
         future.add_done_callback(lambda _: self._room.release())
+        # Cancelling this cancels work that has not begun, so that what nobody waits for any more is never done.
         return await asyncio.wrap_future(future)
 
     def close(self) -> None:

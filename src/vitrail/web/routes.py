@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import io
 import json
 from collections.abc import Callable
@@ -16,12 +17,18 @@ from starlette.staticfiles import StaticFiles
 from vitrail.explain import AttentionRecord
 from vitrail.web import answers, wire
 from vitrail.web.encoding import Encoding
-from vitrail.web.guard import MAX_JSON, MAX_PICTURE, read_body
+from vitrail.web.guard import MAX_JSON, MAX_PICTURE, read_body, until_gone
 from vitrail.web.lanes import Lane, Lanes
 from vitrail.web.refused import Refused
 from vitrail.web.session import Session
 
 STATIC = Path(__file__).parent / "static"
+UPLOADS = 4
+"""Pictures that may arrive at the same time."""
+LONGEST = 4096
+"""Pixels along either side of a picture that is given back for saving, at most."""
+GIVEN_UP = 499
+"""Status of an answer that nobody waits for."""
 
 
 class Api:
@@ -35,6 +42,7 @@ class Api:
     def __init__(self, session: Session, lanes: Lanes) -> None:
         self.session = session
         self.lanes = lanes
+        self.arriving = 0
 
     def routes(self) -> list[Route | Mount]:
         """All of them."""
@@ -77,14 +85,28 @@ class Api:
     async def add_picture(self, request: Request) -> Response:
         """Take an uploaded picture."""
         name = request.query_params.get("name", "picture")
-        data = await read_body(request, MAX_PICTURE, "the picture's file")
+        if self.arriving >= UPLOADS:
+            raise Refused(503, f"{UPLOADS} pictures are arriving already: send this one again when they are there")
+        self.arriving += 1
+        try:
+            data = await read_body(request, MAX_PICTURE, "the picture's file")
+        finally:
+            self.arriving -= 1
         picture = await self.lanes.rest.run(partial(self.session.pictures.add_upload, data, name))
         return JSONResponse(picture.state())
 
     async def original(self, request: Request) -> Response:
-        """A picture upright at its own resolution, for a map to be saved on it."""
+        """A picture upright at its own resolution, within :data:`LONGEST`, for a map to be saved on it."""
         picture = self.session.pictures.get(request.path_params["id"])
-        return await self.lanes.rest.run(lambda: wire.png_response(self.session.pictures.open(picture, 3)))
+
+        def give() -> Response:
+            pixels = self.session.pictures.open(picture, 3)
+            if max(pixels.size) > LONGEST:
+                pixels = pixels.copy()
+                pixels.thumbnail((LONGEST, LONGEST))
+            return wire.png_response(pixels)
+
+        return await self.lanes.rest.run(give)
 
     async def encode(self, request: Request) -> Response:
         """Run a model on a picture."""
@@ -100,7 +122,14 @@ class Api:
 
         async def endpoint(request: Request) -> Response:
             encoding = self.session.encoding(request.path_params["id"])
-            return await lane.run(partial(answer, encoding, request))
+            work = asyncio.create_task(lane.run(partial(answer, encoding, request)))
+            leaving = asyncio.create_task(until_gone(request))
+            await asyncio.wait((work, leaving), return_when=asyncio.FIRST_COMPLETED)
+            leaving.cancel()
+            if not work.done():
+                work.cancel()
+                return Response(status_code=GIVEN_UP)
+            return work.result()
 
         return endpoint
 
