@@ -2,8 +2,8 @@
 
 Run: python benchmarks/recording.py [--model vit_base_patch16_224] [--batch 1] [--rounds 9] [--queries 0] [--layers -1]
 
-Prints the median seconds of each, and the ratio to a plain forward pass. Ratios are medians of the rounds' own ratios:
-both passes of a round see the same machine.
+Prints the median seconds of each, by the clock and of all cores, and the ratio to a plain forward pass. On a machine
+that others use too, only the seconds of the cores say something.
 """
 
 from __future__ import annotations
@@ -42,10 +42,14 @@ def recorded(model: nn.Module, images: Tensor, layers: list[int] | None, queries
     return run
 
 
-def seconds_of(run: Callable[[], None]) -> float:
-    start = time.perf_counter()
+CLOCKS = {"s by the clock": time.perf_counter, "s of all cores": time.process_time}
+
+
+def seconds_of(run: Callable[[], None]) -> list[float]:
+    """By every clock."""
+    start = [clock() for clock in CLOCKS.values()]
     run()
-    return time.perf_counter() - start
+    return [clock() - begun for clock, begun in zip(CLOCKS.values(), start, strict=True)]
 
 
 def main() -> None:
@@ -53,7 +57,6 @@ def main() -> None:
     parser.add_argument("--model", default="vit_base_patch16_224")
     parser.add_argument("--batch", type=int, default=1)
     parser.add_argument("--rounds", type=int, default=9)
-    parser.add_argument("--repeats", type=int, default=1, help="passes that are timed together")
     parser.add_argument("--queries", type=int, nargs="+", default=[0])
     parser.add_argument("--layers", type=int, nargs="+", default=[-1])
     given = parser.parse_args()
@@ -66,19 +69,23 @@ def main() -> None:
         f"all layers, queries {given.queries}": recorded(model, images, None, given.queries),
         "plain again": plain(model, images),
     }
-    seconds: dict[str, list[float]] = {name: [] for name in runs}
+    seconds: dict[str, list[list[float]]] = {name: [] for name in runs}
     for turn in range(given.rounds + 1):
         names = list(runs)
         # Every round begins elsewhere, so that none always follows the same one.
         for name in names[turn % len(names) :] + names[: turn % len(names)]:
-            took = sum(seconds_of(runs[name]) for _ in range(given.repeats)) / given.repeats
+            took = seconds_of(runs[name])
             if turn:
                 seconds[name].append(took)
     left = sum(len(part._forward_hooks) + len(part._forward_pre_hooks) for part in model.modules())
-    table = Table("forward pass", "median s", "of plain", title=f"{given.model}, batch {given.batch}")
-    for name, rounds in seconds.items():
-        ratio = statistics.median(one / other for one, other in zip(rounds, seconds["plain"], strict=True))
-        table.add_row(name, f"{statistics.median(rounds):.4f}", f"{ratio:.3f}")
+    titles = [title for clock in CLOCKS for title in (clock, "of plain")]
+    table = Table("forward pass", *titles, title=f"{given.model}, batch {given.batch}")
+    medians = {
+        name: [statistics.median(times) for times in zip(*rounds, strict=True)] for name, rounds in seconds.items()
+    }
+    for name, row in medians.items():
+        cells = [(f"{one:.4f}", f"{one / other:.3f}") for one, other in zip(row, medians["plain"], strict=True)]
+        table.add_row(name, *(cell for pair in cells for cell in pair))
     console = Console()
     console.print(table)
     console.print(f"PyTorch {torch.__version__}, {torch.get_num_threads()} threads; hooks left behind: {left}")
