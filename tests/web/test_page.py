@@ -70,7 +70,7 @@ class Visit:
         self.page.mouse.move(box["x"] + x, box["y"] + y)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def pictures_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Pictures of three shapes, every patch of its own colour."""
     folder = tmp_path_factory.mktemp("pictures")
@@ -81,7 +81,7 @@ def pictures_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def server(pictures_folder: Path) -> Iterator[Running]:
     running = Running(pictures_folder)
     running.start()
@@ -89,7 +89,7 @@ def server(pictures_folder: Path) -> Iterator[Running]:
     running.stop()
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")  # while Playwright runs, its thread has an event loop: others could not start theirs
 def browser() -> Iterator[sync_api.Browser]:
     if not CHROMIUM.exists():
         pytest.skip(f"no Chromium at {CHROMIUM}: apt-get install chromium")
