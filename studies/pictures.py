@@ -12,7 +12,8 @@ from PIL import Image
 from skimage import data
 
 from vitrail.explain import class_maps, head_mean, patch_colours, picture_of, record
-from vitrail.explain.figures import colour_panel, to_image, two_panel
+from vitrail.explain.features import colour_panel
+from vitrail.explain.figures import to_image, two_panel
 from vitrail.explain.maps import upsample_bilinear
 from vitrail.jobs.explain import whole_picture
 from vitrail.jobs.models import open_model

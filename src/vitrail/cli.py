@@ -40,6 +40,7 @@ from vitrail.jobs import (
 from vitrail.jobs.settings import read_config
 from vitrail.recipes import recipe_config, recipe_summaries
 from vitrail.speed.malloc import keep_freed_memory
+from vitrail.web import ExploreConfig, explore
 
 
 @dataclass(frozen=True)
@@ -57,6 +58,7 @@ VERBS: dict[str, Verb] = {
     "predict": Verb(PredictConfig, predict),
     "embed": Verb(EmbedConfig, embed),
     "explain": Verb(ExplainConfig, explain),
+    "explore": Verb(ExploreConfig, explore),
     "plan": Verb(PlanConfig, plan),
     "advise": Verb(AdviseConfig, advise),
     "list": Verb(ListConfig, lambda config: listing(config, recipe_summaries())),
@@ -70,7 +72,8 @@ USAGE = """usage: vitrail VERB …
   evaluate   score a trained classifier
   predict    classes and confidences of pictures, into a table
   embed      feature vectors of pictures, into a table
-  explain    attention maps and patch features, as PNG and NPZ
+  explain    attention, evidence for a class and patch features, as PNG, NPZ and a page
+  explore    a local page on which they follow the mouse
   plan       parameters, multiply-adds and memory of models, before anything is run
   advise     a model and a recipe for a task, with the reasons
   list       models, weights, data sets and recipes by name

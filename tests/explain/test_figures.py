@@ -6,8 +6,8 @@ import torch
 from PIL import Image
 
 from vitrail.contracts import VitrailError
+from vitrail.explain.features import colour_panel
 from vitrail.explain.figures import (
-    colour_panel,
     head_grid,
     layer_head_grid,
     save,

@@ -54,6 +54,7 @@ _UPRIGHT = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
+_ON_ITS_SIDE = (5, 6, 7, 8)
 _ORIENTATION_TAG = 0x0112
 _strict_lock = threading.Lock()
 
@@ -113,6 +114,26 @@ def read_picture(
     picture = flatten(_decode(data, name), name)
     wanted = "RGB" if channels == 3 else "L"
     return picture if picture.mode == wanted else picture.convert(wanted)
+
+
+def picture_size(path: str | os.PathLike[str]) -> tuple[int, int]:
+    """Width and height of the upright picture in a file, from its header alone: the rest may still prove broken.
+
+    Raises:
+        BrokenPicture: missing, not a picture, or of more than :data:`MAX_PIXELS`.
+    """
+    name = os.fspath(path)
+    try:
+        with Image.open(path, formats=_FORMATS) as picture:
+            width, height = picture.size
+            turned = picture.getexif().get(_ORIENTATION_TAG, 1) in _ON_ITS_SIDE
+    # The header tells no more than that; what is wrong, reading the file tells best.
+    except Exception:
+        width, height = read_picture(path, name=name).size
+        turned = False
+    if width * height > MAX_PIXELS:
+        raise BrokenPicture(name, _bomb(f"{width:,} x {height:,} pixels"))
+    return (height, width) if turned else (width, height)
 
 
 def _read_file(path: Path, name: str) -> bytes:

@@ -14,34 +14,58 @@ from vitrail.explain.maps import (
     upsample_bilinear,
     upsample_nearest,
 )
+from vitrail.explain.norms import outlier_limit, outlier_tokens, token_norms
 from vitrail.explain.paint import overlay, picture_of
-from vitrail.explain.pca import foreground_of, patch_colours
+from vitrail.explain.pca import PatchBasis, fit_basis, foreground_of, patch_colours, shared_basis
+from vitrail.explain.positions import patch_positions, position_similarity
+from vitrail.explain.reach import LayerReach, attention_distance, attention_entropy, measure_reach
+from vitrail.explain.recall import Recall, remember
 from vitrail.explain.record import AttentionRecord, LayerAttention, every_head, mean_of_heads, record, rows_of
 from vitrail.explain.relevance import grad_rollout_maps, relevance_maps
+from vitrail.explain.similarity import Match, Pair, mutual_matches, patch_similarity, top_patches
 
 __all__ = [
     "AttentionRecord",
     "Given",
     "LayerAttention",
+    "LayerReach",
+    "Match",
+    "Pair",
+    "PatchBasis",
+    "Recall",
+    "attention_distance",
+    "attention_entropy",
     "attention_maps",
     "class_maps",
     "every_head",
+    "fit_basis",
     "foreground_of",
     "grad_cam",
     "grad_rollout_maps",
     "head_max",
     "head_mean",
     "mean_of_heads",
+    "measure_reach",
+    "mutual_matches",
+    "outlier_limit",
+    "outlier_tokens",
     "overlay",
     "patch_colours",
     "patch_mean_maps",
+    "patch_positions",
+    "patch_similarity",
     "picture_of",
+    "position_similarity",
     "query_maps",
     "record",
     "relevance_maps",
+    "remember",
     "rollout",
     "rollout_maps",
     "rows_of",
+    "shared_basis",
+    "token_norms",
+    "top_patches",
     "upsample_bilinear",
     "upsample_nearest",
     "watch",

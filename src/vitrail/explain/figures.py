@@ -16,9 +16,11 @@ from jaxtyping import Float, UInt8
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.collections import LineCollection
+from matplotlib.colors import Colormap
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from matplotlib.patheffects import Normal, Stroke
+from matplotlib.text import Text
 from PIL import Image
 from torch import Tensor
 
@@ -31,6 +33,8 @@ DPI = 200
 TITLE_SIZE, LABEL_SIZE = 9.0, 7.0
 GAP, MARGIN = 0.08, 0.05
 """Inches between panels, and around them."""
+TITLE_ROOM, BAR_ROOM = 0.26, 0.36
+"""Inches that a title above and a colour bar below need."""
 LONGEST = 8.0
 """Inches that no side of a panel exceeds, however long and thin its picture is."""
 
@@ -46,6 +50,21 @@ class Sheet:
 
     figure: Figure
     panels: list[list[Axes]]
+
+
+def make_figure(width: float, height: float) -> Figure:
+    """An empty white figure of a size in inches."""
+    figure = Figure(figsize=(width, height), dpi=DPI, facecolor="white")
+    FigureCanvasAgg(figure)
+    return figure
+
+
+def add_panel(figure: Figure, left: float, top: float, size: tuple[float, float]) -> Axes:
+    """A bare panel of a width and height, so many inches from the left and from the top."""
+    width, height = figure.get_size_inches()
+    axes = figure.add_axes((left / width, 1 - (top + size[1]) / height, size[0] / width, size[1] / height))
+    axes.set_axis_off()
+    return axes
 
 
 def make_sheet(
@@ -67,15 +86,10 @@ def make_sheet(
     left, right, top, bottom = edges
     width = left + right + columns * panel[0] + (columns - 1) * gap[0]
     height = top + bottom + rows * panel[1] + (rows - 1) * gap[1]
-    figure = Figure(figsize=(width, height), dpi=DPI, facecolor="white")
-    FigureCanvasAgg(figure)
+    figure = make_figure(width, height)
 
     def place(row: int, column: int) -> Axes:
-        x = left + column * (panel[0] + gap[0])
-        y = height - top - (row + 1) * panel[1] - row * gap[1]
-        axes = figure.add_axes((x / width, y / height, panel[0] / width, panel[1] / height))
-        axes.set_axis_off()
-        return axes
+        return add_panel(figure, left + column * (panel[0] + gap[0]), top + row * (panel[1] + gap[1]), panel)
 
     return Sheet(figure, [[place(row, column) for column in range(columns)] for row in range(rows)])
 
@@ -149,7 +163,7 @@ def two_panel(
     top = top_of(values)
     # Without any text the panels fill the figure: whoever embeds it sets the margins.
     margin = MARGIN if title or legend else 0.0
-    edges = (margin, margin, 0.26 if title else margin, 0.36 if legend else margin)
+    edges = (margin, margin, TITLE_ROOM if title else margin, BAR_ROOM if legend else margin)
     sheet = make_sheet(1, 2, panel_size(picture.width, picture.height, side), edges=edges)
     plain, painted = sheet.panels[0]
     show(plain, np.asarray(picture.convert("RGB")), size)
@@ -159,15 +173,29 @@ def two_panel(
         for axes in (plain, painted):
             mark_patch(axes, patch, tuple(values.shape), size)
     if title:
-        _title(sheet.figure, title)
+        add_title(sheet.figure, title)
     if legend:
         clipped = bool((values > top * (1 + 1e-6)).any())
-        _colour_bar(sheet.figure, painted, legend, top, clipped)
+        add_colour_bar(sheet.figure, painted, ("0", legend, f"{'≥ ' if clipped else ''}{100 * top:.2g} %"))
     return sheet.figure
 
 
-def head_grid(picture: Image.Image, maps: Float[Tensor, "heads h w"], title: str = "", side: float = 1.6) -> Figure:
-    """One overlay per head, each on its own scale, so that quiet heads show their pattern as well."""
+def head_grid(
+    picture: Image.Image,
+    maps: Float[Tensor, "heads h w"],
+    title: str = "",
+    side: float = 1.6,
+    labels: Sequence[str] | None = None,
+) -> Figure:
+    """One overlay per head, each on its own scale, so that quiet heads show their pattern as well.
+
+    Args:
+        picture: as the model saw it.
+        maps: one for each head, or for whatever else ``labels`` say.
+        title: above; none when empty.
+        side: inches of a square overlay.
+        labels: one for each map; the heads' numbers when None.
+    """
     count = len(maps)
     columns = min(count, 4 if count % 4 == 0 or count > 6 else 3)
     rows = -(-count // columns)
@@ -177,9 +205,10 @@ def head_grid(picture: Image.Image, maps: Float[Tensor, "heads h w"], title: str
     panels = [axes for row in sheet.panels for axes in row]
     for number, (axes, values) in enumerate(zip(panels, maps, strict=False)):
         show(axes, overlay(picture, values), (picture.height, picture.width))
-        axes.set_title(f"head {number}", fontsize=LABEL_SIZE, color=INK, pad=2.5, loc="left")
+        label = f"head {number}" if labels is None else labels[number]
+        axes.set_title(label, fontsize=LABEL_SIZE, color=INK, pad=2.5, loc="left", parse_math=False)
     if title:
-        _title(sheet.figure, title)
+        add_title(sheet.figure, title)
     return sheet.figure
 
 
@@ -203,25 +232,13 @@ def layer_head_grid(
             show(axes, colour_map(maps[row, head]), (height, width))
             if row == 0:
                 axes.set_title(f"head {head}", fontsize=LABEL_SIZE, color=INK, pad=2.5)
-        _row_label(sheet.panels[row][0], f"layer {number}")
+        row_label(sheet.panels[row][0], f"layer {number}")
     if title:
-        _title(sheet.figure, title)
+        add_title(sheet.figure, title)
     return sheet.figure
 
 
-def colour_panel(picture: Image.Image, colours: Float[Tensor, "h w 3"], title: str = "", side: float = 3.2) -> Figure:
-    """The picture beside its patches' colours in 0 … 1, such as those of :func:`vitrail.explain.pca.patch_colours`."""
-    size = (picture.height, picture.width)
-    edges = (MARGIN, MARGIN, 0.26 if title else MARGIN, MARGIN)
-    sheet = make_sheet(1, 2, panel_size(picture.width, picture.height, side), edges=edges)
-    show(sheet.panels[0][0], np.asarray(picture.convert("RGB")), size)
-    show(sheet.panels[0][1], np.round(colours.numpy() * 255).astype(np.uint8), size)
-    if title:
-        _title(sheet.figure, title)
-    return sheet.figure
-
-
-def _title(figure: Figure, title: str) -> None:
+def add_title(figure: Figure, title: str) -> None:
     """A line above everything; cut in its middle when it is wider than the figure."""
     width, height = figure.get_size_inches()
     place = (MARGIN / width, 1 - 0.06 / height)
@@ -233,7 +250,8 @@ def _title(figure: Figure, title: str) -> None:
         line.set_text(f"{title[: kept - kept // 2]}…{title[len(title) - kept // 2 :]}")
 
 
-def _row_label(axes: Axes, label: str) -> None:
+def row_label(axes: Axes, label: str) -> None:
+    """A word at the left of a panel."""
     axes.annotate(
         label,
         (0, 0.5),
@@ -248,17 +266,20 @@ def _row_label(axes: Axes, label: str) -> None:
     )
 
 
-def _colour_bar(figure: Figure, under: Axes, label: str, top: float, clipped: bool) -> None:
-    """A slim bar under a panel from nothing to ``top``, in per cent of one row of attention."""
+def add_colour_bar(
+    figure: Figure, under: Axes, texts: tuple[str, str, str], colours: Colormap = ATTENTION_COLOURS
+) -> None:
+    """A slim bar under a panel, with words at its beginning, in its middle and at its end."""
     height = figure.get_size_inches()[1]
     box = under.get_position()
-    bar = figure.add_axes((box.x0, 0.235 / height, box.width, 0.055 / height))
-    bar.imshow(np.linspace(0, 1, 256)[None], cmap=ATTENTION_COLOURS, aspect="auto", interpolation="bilinear")
+    bottom = box.y0 * height
+    bar = figure.add_axes((box.x0, (bottom - 0.125) / height, box.width, 0.055 / height))
+    bar.imshow(np.linspace(0, 1, 256)[None], cmap=colours, aspect="auto", interpolation="bilinear")
     bar.set_axis_off()
-    highest = f"{'≥ ' if clipped else ''}{100 * top:.2g} %"
-    for x, text, side in ((0.0, "0", "left"), (0.5, label, "center"), (1.0, highest, "right")):
+    for x, text, side in zip((0.0, 0.5, 1.0), texts, ("left", "center", "right"), strict=True):
         place = box.x0 + x * box.width
-        figure.text(place, 0.19 / height, text, fontsize=LABEL_SIZE, color=INK, ha=side, va="top", parse_math=False)
+        y = (bottom - 0.17) / height
+        figure.text(place, y, text, fontsize=LABEL_SIZE, color=INK, ha=side, va="top", parse_math=False)
 
 
 def save(figure: Figure, path: Path, dpi: int = DPI) -> Path:
@@ -278,6 +299,13 @@ def save(figure: Figure, path: Path, dpi: int = DPI) -> Path:
 def save_sequence(figures: Iterable[Figure], folder: Path, stem: str = "layer", dpi: int = DPI) -> list[Path]:
     """Write figures as ``stem_00.png``, ``stem_01.png`` …, one at a time, so that a generator needs little memory."""
     return [save(figure, folder / f"{stem}_{number:02d}.png", dpi) for number, figure in enumerate(figures)]
+
+
+def with_ink(figure: Figure, colour: str) -> Figure:
+    """All words of a figure in one colour; changes the figure."""
+    for words in figure.findobj(Text):
+        words.set_color(colour)
+    return figure
 
 
 def to_image(figure: Figure, dpi: int = DPI, background: str | None = "white") -> Image.Image:

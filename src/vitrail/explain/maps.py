@@ -120,10 +120,10 @@ def _without_smallest(weights: Float[Tensor, "b n n"], count: int) -> Float[Tens
     return weights.scatter(-1, smallest, 0.0)
 
 
-def rollout_maps(attention: AttentionRecord, discard: float = 0.0) -> Float[Tensor, "b h w"]:
+def rollout_maps(attention: AttentionRecord, discard: float = 0.0) -> Float[Tensor, "b ..."]:
     """The class token's row of :func:`rollout` on the patch grid; without a class token the mean of the patches' rows.
 
-    The prefix tokens' share is left out, so that a map sums to less than one.
+    The prefix tokens' share is left out, so that a map sums to less than one. ``(B, H, W)``, of clips ``(B, T, H, W)``.
     """
     last = attention[-1]
     if last.keep is not None:

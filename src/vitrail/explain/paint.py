@@ -16,6 +16,9 @@ from vitrail.explain.maps import Upsample, upsample_nearest
 ATTENTION_COLOURS: Colormap = matplotlib.colormaps["inferno"]
 """Perceptually uniform, and dark where there is nothing to see."""
 
+SIGNED_COLOURS: Colormap = matplotlib.colormaps["RdBu_r"]
+"""For values that run from -1 to 1: white where there is nothing either way."""
+
 QUANTILE, MOST_CLIPPED = 0.99, 4.0
 DIMMED = 0.8
 LEAST_COVER, MOST_COVER = 0.35, 0.85
@@ -44,6 +47,12 @@ def colour_map(values: Float[Tensor, "h w"], top: float | None = None) -> UInt8[
     """A map in its colours, one pixel per patch, from 0 to ``top`` (:func:`top_of` when None)."""
     share = (_one_map(values) / (top or top_of(values))).clamp(0, 1).nan_to_num(0.0)
     return np.round(ATTENTION_COLOURS(share.numpy())[..., :3] * 255).astype(np.uint8)
+
+
+def signed_colour_map(values: Float[Tensor, "h w"]) -> UInt8[np.ndarray, "h w 3"]:
+    """A map of values from -1 to 1, such as cosines, in colours, one pixel per patch."""
+    share = ((_one_map(values) + 1) / 2).clamp(0, 1).nan_to_num(0.5)
+    return np.round(SIGNED_COLOURS(share.numpy())[..., :3] * 255).astype(np.uint8)
 
 
 def overlay(

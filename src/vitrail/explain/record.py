@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import torch
@@ -113,7 +113,13 @@ class AttentionRecord:
         return self[layer].maps()
 
     def to_npz(self, path: Path) -> Path:
-        """Write everything recorded, compressed, with no pickled objects.
+        """Write everything recorded into a file; see :meth:`write_npz`."""
+        with path.open("wb") as file:
+            self.write_npz(file)
+        return path
+
+    def write_npz(self, file: BinaryIO) -> None:
+        """Write everything recorded into an open file, compressed, with no pickled objects.
 
         The arrays, for layers ``l`` = 00, 01 …:
 
@@ -136,9 +142,7 @@ class AttentionRecord:
             arrays[f"prefix_{layer:02d}"] = np.int64(attention.prefix)
             if attention.keep is not None:
                 arrays[f"keep_{layer:02d}"] = attention.keep.numpy()
-        with path.open("wb") as file:
-            np.savez_compressed(file, **arrays)
-        return path
+        np.savez_compressed(file, **arrays)
 
     @classmethod
     def from_npz(cls, path: Path) -> AttentionRecord:

@@ -1,78 +1,96 @@
-"""``vitrail explain``: what a model looked at, as pictures and numbers."""
+"""``vitrail explain``: what a model looked at, as pictures, numbers and a page."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import torch
-from jaxtyping import Float
-from matplotlib.figure import Figure
 from PIL import Image
 from torch import Tensor
 from tyro.conf import Positional
 
 from vitrail.contracts import VitrailError
 from vitrail.data import Preprocess, list_pictures, read_picture
-from vitrail.explain import (
-    AttentionRecord,
-    class_maps,
-    head_mean,
-    mean_of_heads,
-    patch_colours,
-    picture_of,
-    query_maps,
-    record,
-    rollout_maps,
-)
-from vitrail.explain.figures import colour_panel, head_grid, layer_head_grid, save, two_panel
+from vitrail.explain import AttentionRecord, picture_of
+from vitrail.explain.figures import save
+from vitrail.explain.given import attention_layers
+from vitrail.jobs.explain_kinds import KINDS, Drawing, Kind, Other, Subject, matches
+from vitrail.jobs.explain_page import MOST_PICTURES, Entry, section_of, write_explanations
+from vitrail.jobs.explain_queries import draw_detector, draw_prompt
 from vitrail.jobs.inference import Hardware
 from vitrail.jobs.models import open_model
 from vitrail.jobs.progress import say, track
 from vitrail.jobs.settings import Settings, default_out
+from vitrail.models import Backbone, Detr, Sam, VideoTransformer
 from vitrail.weights import Artefact
 
 
 @dataclass(frozen=True, kw_only=True)
 class ExplainConfig(Settings):
-    """Attention of the class token (or of one patch), per head, per layer and rolled out; patch features as colours.
+    """Maps of what a model looked at: attention, rollout, evidence for a class, patch features, how far heads look.
 
-    Writes PNG files and one NPZ per picture into a folder.
+    Writes PNG files and NPZ archives, a folder for every picture, and one HTML page. A detector shows what its queries
+    looked at, a promptable segmenter what the masks of a click did; for a video model the pictures are the
+    frames of one clip.
     """
 
     source: Positional[str]
     """A picture, a folder (searched through) or a glob."""
     model: str = "vit_small_patch14_dinov2"
     """Name of a pretrained model, folder of a run or of an artefact, or a checkpoint file."""
+    kinds: tuple[Kind, ...] = ()
+    """What is drawn. Left out: every kind that the model allows."""
     layer: int = -1
     """Block whose heads are drawn; negative numbers count from the end."""
-    patch: tuple[int, int] | None = None
-    """Row and column of the patch whose view is drawn. Left out: the class token's."""
+    patch: tuple[int, ...] | None = None
+    """Row and column of the patch whose view is drawn (for clips the step in time first). Left out: the class token's,
+    or the mean over all patches; for similarity the patch in the middle."""
+    class_name: str | None = None
+    """Class whose evidence is drawn, by name or number. Left out: the predicted one."""
+    other: Path | None = None
+    """A second picture: patches are compared with it, and colours are shared with it."""
+    points: tuple[str, ...] = ()
+    """Clicks for a promptable segmenter, each X,Y in pixels of the picture. Left out: its middle."""
     whole: bool = False
     """Take the whole picture at its own aspect, not the crop that evaluation sees."""
 
 
 @dataclass(frozen=True)
 class Explanation:
-    """The files of one picture."""
+    """The files of one picture, or of one clip."""
 
     name: str
     files: tuple[Path, ...]
 
 
 def explain(config: ExplainConfig) -> list[Explanation]:
-    """Draw and save what the model looked at in every picture."""
+    """Draw and save what the model looked at in every picture, and a page that shows it all.
+
+    Raises:
+        VitrailError: a kind, layer, patch or class that this model does not have, or a picture that cannot be read.
+    """
     artefact = open_model(config.model, config.model_overrides(), online=config.online)
     hardware = Hardware.of(config)
     artefact.model.to(hardware.device).eval()
     out = config.out or default_out("explain", config.source, config.model)
     paths = [Path(path) for path in list_pictures(config.source)]
-    explanations = []
-    with track("explain", len(paths)) as advance:
-        for folder, path in zip(_folders(out, paths), paths, strict=True):
-            explanations.append(_explain_one(config, artefact, hardware, path, folder))
+    # The frames of a video model's clip are drawn together.
+    groups = [paths] if isinstance(artefact.model, VideoTransformer) else [[path] for path in paths]
+    explanations, sections = [], []
+    with track("explain", len(groups)) as advance:
+        for folder, group in zip(_folders(out, [group[0] for group in groups]), groups, strict=True):
+            entry, attention = _look(config, artefact, hardware, group)
+            explanations.append(Explanation(entry.name, _write(entry, attention, folder)))
+            if len(sections) < MOST_PICTURES:
+                sections.append(section_of(entry, len(sections)))
             advance(1)
-    say(f"{len(paths)} pictures → {out}")
+    title = f"What {Path(config.model).name} looked at"
+    page = write_explanations(title, _facts(config), sections, len(groups) - len(sections), out)
+    say(f"{len(groups)} pictures → {page}")
     return explanations
 
 
@@ -86,6 +104,156 @@ def _folders(out: Path, paths: list[Path]) -> list[Path]:
     return folders
 
 
+def _facts(config: ExplainConfig) -> dict[str, object]:
+    named = ("source", "model", "image_size", "layer", "patch", "class_name", "other", "whole", "kinds")
+    return {name: vars(config)[name] for name in named}
+
+
+def _look(
+    config: ExplainConfig, artefact: Artefact, hardware: Hardware, paths: Sequence[Path]
+) -> tuple[Entry, AttentionRecord | None]:
+    """What is drawn of one picture or clip, and the attention rows behind it where there are any."""
+    model = artefact.model
+    bands = 1 if model.in_channels == 1 else 3
+    if isinstance(model, Detr | Sam):
+        if config.kinds:
+            raise VitrailError(
+                f"kinds {', '.join(config.kinds)} are drawn of picture encoders; of a {type(model).__name__} leave "
+                "kinds out: it shows what its queries looked at"
+            )
+        picture = read_picture(paths[0], bands)
+        if isinstance(model, Detr):
+            drawings = draw_detector(artefact, model, hardware, picture)
+        else:
+            drawings = draw_prompt(artefact, model, hardware, picture, _points(config.points))
+        return Entry(str(paths[0]), drawings), None
+    subject = _subject(config, artefact, hardware, paths)
+    drawings, notes = _draw(config, subject)
+    record = _record_of(subject) if attention_layers(subject.model) else None
+    return Entry(str(paths[0]), drawings, notes, _answer(artefact, subject)), record
+
+
+def _draw(config: ExplainConfig, subject: Subject) -> tuple[list[Drawing], list[str]]:
+    """Every kind that was asked for; of those that were not, every one that the model allows."""
+    drawings, notes = [], []
+    for kind in config.kinds or tuple(KINDS):
+        try:
+            drawings.append(KINDS[kind](subject))
+        except VitrailError as error:
+            # A wrong layer or patch is the user's, whatever the kind; what a model lacks is not.
+            if config.kinds or (kind == "attention" and attention_layers(subject.model)):
+                raise
+            notes.append(f"{kind}: {error}")
+    if subject.other is not None and (not config.kinds or "similarity" in config.kinds):
+        drawings.append(matches(subject))
+    return drawings, notes
+
+
+def _subject(config: ExplainConfig, artefact: Artefact, hardware: Hardware, paths: Sequence[Path]) -> Subject:
+    model = artefact.backbone
+    if isinstance(model, VideoTransformer):
+        images, frames = _clip(artefact.preprocess, model, paths)
+    else:
+        images, seen = _still(config, artefact.preprocess, model, paths[0])
+        frames = (seen,)
+    number = None if config.class_name is None else _class_number(config.class_name, artefact)
+    other = None
+    if config.other is not None:
+        if isinstance(model, VideoTransformer):
+            raise VitrailError("other compares pictures; a clip cannot be compared")
+        pixels, seen = _still(config, artefact.preprocess, model, config.other)
+        with torch.no_grad():
+            other = Other(seen, model.features(pixels.to(hardware.device)))
+    return Subject(
+        model=model,
+        images=images.to(hardware.device),
+        frames=frames,
+        layer=config.layer,
+        patch=config.patch,
+        classes=None if number is None else torch.tensor([number]),
+        class_name="" if config.class_name is None else config.class_name,
+        other=other,
+    )
+
+
+def _still(config: ExplainConfig, preprocess: Preprocess, model: Backbone, path: Path) -> tuple[Tensor, Image.Image]:
+    """A picture as the model's input, and as it sees it."""
+    picture = read_picture(path, 1 if model.in_channels == 1 else 3)
+    if config.whole:
+        preprocess = whole_picture(preprocess, picture, model.patch_size)
+    image = preprocess(picture)
+    return image[None], picture_of(image, preprocess.mean, preprocess.std)
+
+
+def _clip(
+    preprocess: Preprocess, model: VideoTransformer, paths: Sequence[Path]
+) -> tuple[Tensor, tuple[Image.Image, ...]]:
+    """Frames evenly spread over the pictures as one clip, and the first frame of every step of its grid."""
+    count, step = model.config.frames, model.config.tubelet_frames
+    if len(paths) < 2:
+        raise VitrailError(f"a video model looks at {count} frames: give a folder of them, in the order of their names")
+    chosen = [paths[round(place)] for place in np.linspace(0, len(paths) - 1, count).tolist()]
+    images = torch.stack([preprocess(read_picture(path, 1 if model.in_channels == 1 else 3)) for path in chosen], dim=1)
+    frames = tuple(picture_of(images[:, first], preprocess.mean, preprocess.std) for first in range(0, count, step))
+    return images[None], frames
+
+
+def _class_number(name: str, artefact: Artefact) -> int:
+    """The number of a class by its name, or as it is written."""
+    if name in artefact.classes:
+        return artefact.classes.index(name)
+    count = artefact.model.num_classes
+    if name.isdecimal() and int(name) < count:
+        return int(name)
+    known = ", ".join(artefact.classes[:20]) or f"numbers below {count}" if count else "none: it has no classifier"
+    raise VitrailError(f"there is no class {name!r}; there are {known}")
+
+
+def _points(texts: Sequence[str]) -> Tensor:
+    try:
+        return torch.tensor([[float(part) for part in text.split(",")] for text in texts]).reshape(-1, 2)
+    except (ValueError, RuntimeError):
+        raise VitrailError(f"points are X,Y, not {' '.join(texts)}") from None
+
+
+def _answer(artefact: Artefact, subject: Subject) -> str:
+    """The most probable class, for a model that has any."""
+    if not subject.model.num_classes:
+        return ""
+    with torch.no_grad():
+        shares = subject.model.classify(subject.tokens)[0].float().softmax(dim=-1)
+    number = int(shares.argmax())
+    name = artefact.classes[number] if artefact.classes else f"class {number}"
+    return f"Predicted: {name}, {100 * float(shares[number]):.1f} %"
+
+
+def _record_of(subject: Subject) -> AttentionRecord | None:
+    """The rows that were drawn as a record; None where they are means, which are rows of no token."""
+    if subject.patch is None and not subject.views[-1].prefix:
+        return None
+    attention = AttentionRecord(len(subject.views))
+    for number, layer in enumerate(subject.views):
+        attention.add(number, layer)
+    return attention
+
+
+def _write(entry: Entry, attention: AttentionRecord | None, folder: Path) -> tuple[Path, ...]:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise VitrailError(f"{folder}: cannot be made ({error.strerror}); give another folder with --out") from error
+    files = [save(drawing.figure, folder / f"{drawing.kind}.png") for drawing in entry.drawings]
+    arrays: dict[str, Any] = {}
+    for drawing in entry.drawings:
+        arrays |= drawing.arrays
+    with (folder / "maps.npz").open("wb") as file:
+        np.savez_compressed(file, **arrays)
+    files.append(folder / "maps.npz")
+    if attention is not None:
+        files.append(attention.to_npz(folder / "attention.npz"))
+    return tuple(files)
+
+
 def whole_picture(preprocess: Preprocess, picture: Image.Image, patch: tuple[int, int]) -> Preprocess:
     """The preprocessing that keeps all of a picture: short side as before, both sides the nearest whole patches."""
     scale = min(preprocess.size) / min(picture.size)
@@ -94,49 +262,3 @@ def whole_picture(preprocess: Preprocess, picture: Image.Image, patch: tuple[int
         for side, step in zip((picture.height, picture.width), patch, strict=True)
     )
     return replace(preprocess, size=(height, width), resize="squash", crop=1.0)
-
-
-def _explain_one(
-    config: ExplainConfig, artefact: Artefact, hardware: Hardware, path: Path, folder: Path
-) -> Explanation:
-    model, preprocess = artefact.backbone, artefact.preprocess
-    picture = read_picture(path, 1 if model.in_channels == 1 else 3)
-    if config.whole:
-        preprocess = whole_picture(preprocess, picture, model.patch_size)
-    image = preprocess(picture)[None].to(hardware.device)
-    # Rows of one query for every head; all rows only as the mean of heads, which is what rollout multiplies.
-    rows = record(model, queries=(0 if config.patch is None else config.patch,))
-    means = record(model, queries=None, fuse=mean_of_heads)
-    with rows as attention, means as mixed, torch.no_grad(), hardware.precision.autocast(hardware.device):
-        tokens = model.features(image)
-    seen = picture_of(image[0], preprocess.mean, preprocess.std)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise VitrailError(f"{folder}: cannot be made ({error.strerror}); give another folder with --out") from error
-    figures = {
-        **_attention_figures(config, attention, seen),
-        "rollout.png": two_panel(seen, rollout_maps(mixed)[0], "attention rollout, all layers"),
-        "patches-pca.png": colour_panel(seen, patch_colours(tokens)[0], "patch features, first three components"),
-    }
-    files = [save(figure, folder / name) for name, figure in figures.items()]
-    files.append(attention.to_npz(folder / "attention.npz"))
-    return Explanation(str(path), tuple(files))
-
-
-def _attention_figures(config: ExplainConfig, attention: AttentionRecord, seen: Image.Image) -> dict[str, Figure]:
-    whose = "class token" if config.patch is None else f"patch {config.patch[0]}, {config.patch[1]}"
-    heads = _maps(config, attention, config.layer)[0]
-    layers = torch.stack([_maps(config, attention, layer)[0] for layer in attention.layers])
-    where = f"layer {range(len(attention.layers))[config.layer]}"
-    return {
-        "attention.png": two_panel(
-            seen, head_mean(heads[None])[0], f"{whose}, {where}, mean of heads", patch=config.patch
-        ),
-        "heads.png": head_grid(seen, heads, f"{whose}, {where}"),
-        "layers.png": layer_head_grid(layers, title=f"{whose}, every layer and head"),
-    }
-
-
-def _maps(config: ExplainConfig, attention: AttentionRecord, layer: int) -> Float[Tensor, "b heads h w"]:
-    return class_maps(attention, layer) if config.patch is None else query_maps(attention, layer, config.patch)

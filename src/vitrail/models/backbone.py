@@ -26,6 +26,13 @@ class Backbone(Model[ConfigT]):
         """Tokens after the last block and the final norm."""
 
     @abstractmethod
+    def finish(self, tokens: Tokens) -> Tokens:
+        """Tokens of any depth through what stands behind the last block: the final norm, where it fits their width.
+
+        ``finish(intermediates(images, (-1,), norm=False)[0])`` is :meth:`features`.
+        """
+
+    @abstractmethod
     def pool(self, tokens: Tokens) -> Float[Tensor, "b f"]:
         """One vector per picture, what the classifier reads."""
 

@@ -223,6 +223,10 @@ class ConvNet(Backbone[ConvT]):
         """The last stage's map as tokens."""
         return _tokens(self.maps(images)[-1])
 
+    def finish(self, tokens: Tokens) -> Tokens:
+        """The tokens as they are: the norm stands behind the pool."""
+        return tokens
+
     def intermediates(self, images: Tensor, depths: Sequence[int], norm: bool = True) -> list[Tokens]:
         """Maps of chosen stages as tokens, as they are: the norm behind the pool fits none of them."""
         for depth in depths:

@@ -184,14 +184,17 @@ class Plain(Backbone[PlainT]):
 
     def encode(self, tokens: Tokens) -> Tokens:
         """Tokens of :meth:`embed` through all blocks and the final norm."""
-        tokens = self.blocks(tokens, self.context(tokens.grid))
+        return self.finish(self.blocks(tokens, self.context(tokens.grid)))
+
+    def finish(self, tokens: Tokens) -> Tokens:
+        """Tokens of any block through the final norm."""
         return tokens.with_values(self.norm(tokens.values))
 
     def intermediates(self, images: Tensor, depths: Sequence[int], norm: bool = True) -> list[Tokens]:
         """Tokens after chosen blocks, through the final norm or as they are."""
         tokens = self.embed(images)
         taps = self.blocks.taps(tokens, depths, self.context(tokens.grid))
-        return [tap.with_values(self.norm(tap.values)) for tap in taps] if norm else taps
+        return [self.finish(tap) for tap in taps] if norm else taps
 
     def pool(self, tokens: Tokens) -> Float[Tensor, "b f"]:
         """One vector per picture, ``(B, num_features)``."""

@@ -145,21 +145,26 @@ class SamEncoder(Backbone[SamEncoderConfig]):
     def embed(self, images: Float[Tensor, "b c h w"]) -> Tokens:
         """Patches with their positions: what the first block sees."""
         tokens = self.patch_embed(images)
-        table = resize_positions(self.pos_embed.flatten(1, 2), self.config.grid, tokens.grid, resize_bicubic_antialias)
-        return tokens.with_values(self.pos_drop(tokens.values + table))
+        values, _ = self.place(tokens.values, tokens.grid)
+        return tokens.with_values(self.pos_drop(values))
 
-    def condense(self, tokens: Tokens) -> Tokens:
-        """Tokens of any block through the neck."""
+    def place(self, values: Float[Tensor, "b n d"], grid: Grid) -> tuple[Float[Tensor, "b n d"], None]:
+        """Patches with their positions, resized to their grid; there are no prefix tokens to place."""
+        table = resize_positions(self.pos_embed.flatten(1, 2), self.config.grid, grid, resize_bicubic_antialias)
+        return values + table, None
+
+    def finish(self, tokens: Tokens) -> Tokens:
+        """Tokens of any block through the neck, which ends in this family's final norm."""
         return tokens.with_values(self.neck(tokens.feature_map()).flatten(2).transpose(1, 2))
 
     def features(self, images: Tensor) -> Tokens:
         """Tokens after the last block and the neck, ``neck_dim`` wide."""
-        return self.condense(self.blocks(self.embed(images)))
+        return self.finish(self.blocks(self.embed(images)))
 
     def intermediates(self, images: Tensor, depths: Sequence[int], norm: bool = True) -> list[Tokens]:
         """Tokens after chosen blocks; with ``norm`` through the neck, which ends in this family's final norm."""
         taps = self.blocks.taps(self.embed(images), depths)
-        return [self.condense(tap) for tap in taps] if norm else taps
+        return [self.finish(tap) for tap in taps] if norm else taps
 
     def pool(self, tokens: Tokens) -> Float[Tensor, "b f"]:
         """The mean over the grid, ``(B, neck_dim)``."""

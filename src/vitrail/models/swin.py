@@ -180,19 +180,17 @@ class Swin(Backbone[SwinConfig]):
 
     def features(self, images: Tensor) -> Tokens:
         """Tokens after the last stage and the final norm."""
-        tokens = self.layers(self.embed(images))
-        return tokens.with_values(self.norm(tokens.values))
+        return self.finish(self.layers(self.embed(images)))
+
+    def finish(self, tokens: Tokens) -> Tokens:
+        """Tokens of the last stage through the final norm; those of other stages as they are."""
+        fits = tokens.values.shape[-1] == self.num_features
+        return tokens.with_values(self.norm(tokens.values)) if fits else tokens
 
     def intermediates(self, images: Tensor, depths: Sequence[int], norm: bool = True) -> list[Tokens]:
         """Tokens after chosen stages, each on its own grid; the final norm fits the last stage only."""
         taps = self.layers.taps(self.embed(images), depths)
-        if not norm:
-            return taps
-        last = self.taps - 1
-        return [
-            tap.with_values(self.norm(tap.values)) if depth % self.taps == last else tap
-            for depth, tap in zip(depths, taps, strict=True)
-        ]
+        return [self.finish(tap) for tap in taps] if norm else taps
 
     def pool(self, tokens: Tokens) -> Float[Tensor, "b f"]:
         """The mean of the patches, ``(B, num_features)``."""

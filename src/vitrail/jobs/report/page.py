@@ -7,9 +7,10 @@ from pathlib import Path
 from PIL import Image
 
 from vitrail.explain.figures import to_image, two_panel
-from vitrail.explain.paint import ATTENTION_COLOURS, picture_of
+from vitrail.explain.paint import picture_of
 from vitrail.jobs.report.confusion import draw_confusion, most_confused
 from vitrail.jobs.report.curves import draw_curves
+from vitrail.jobs.report.document import colour_scale, document, write_page
 from vitrail.jobs.report.html import definitions, picture, section, table, text
 from vitrail.jobs.report.summary import FirstBatch, Mistake, RunSummary
 from vitrail.jobs.report.svg import to_svg
@@ -22,9 +23,6 @@ MISTAKE_SIDE = 2.0
 """Inches of a panel at the figures' 200 dots per inch: sharp on a screen of double density."""
 LISTED = 6
 """Warnings that are shown without a click."""
-
-POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
-"""The page may load nothing and run nothing, whatever a class or file name holds."""
 
 
 def write_report(run: RunSummary, out: Path) -> Path:
@@ -40,12 +38,7 @@ def write_report(run: RunSummary, out: Path) -> Path:
     Raises:
         VitrailError: ``metrics.csv`` cannot be read.
     """
-    page = render(run)
-    out.mkdir(parents=True, exist_ok=True)
-    part, path = out / f"{NAME}.part", out / NAME
-    # File names may hold bytes that are no text; a question mark is shown for each.
-    part.write_bytes(page.encode("utf-8", errors="replace"))
-    return part.replace(path)
+    return write_page(render(run), out / NAME)
 
 
 def render(run: RunSummary) -> str:
@@ -63,32 +56,7 @@ def render(run: RunSummary) -> str:
         section("Settings", definitions(run.config)) if run.config else "",
         section("Environment", definitions(run.environment)) if run.environment else "",
     ]
-    style = Path(__file__).with_name("report.css").read_text(encoding="utf-8")
-    return (
-        '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        '<meta name="color-scheme" content="light dark">'
-        f'<meta http-equiv="Content-Security-Policy" content="{POLICY}">'
-        f"<title>{text(run.title)}</title><style>\n{style}</style></head>\n<body><main>\n"
-        f"<header>{_mark()}<h1>{text(run.title)}</h1></header>\n"
-        + "\n".join(part for part in parts if part)
-        + "\n</main><footer>Written by Vitrail.</footer></body></html>\n"
-    )
-
-
-def _mark() -> str:
-    """Nine patches of glass."""
-    shares = (0.12, 0.3, 0.55, 0.22, 0.78, 0.45, 0.62, 0.35, 0.9)
-    panes = "".join(
-        f'<rect x="{i % 3 * 11}" y="{i // 3 * 11}" width="10" height="10" rx="1.5" fill="{_colour(share)}"/>'
-        for i, share in enumerate(shares)
-    )
-    return f'<svg class="mark" viewBox="0 0 32 32" aria-hidden="true">{panes}</svg>'
-
-
-def _colour(share: float) -> str:
-    red, green, blue, _ = ATTENTION_COLOURS(share, bytes=True)
-    return f"#{red:02x}{green:02x}{blue:02x}"
+    return document(run.title, parts)
 
 
 def _headline(run: RunSummary) -> str:
@@ -177,7 +145,7 @@ def _mistakes(run: RunSummary) -> str:
     if mapped:
         lead += " Right of each: where it looked, patch by patch, each picture on its own scale."
     cards = "".join(_mistake(mistake) for mistake in run.mistakes)
-    return section("Mistakes", _scale() if mapped else "", f'<div class="mistakes">{cards}</div>', lead=lead)
+    return section("Mistakes", colour_scale() if mapped else "", f'<div class="mistakes">{cards}</div>', lead=lead)
 
 
 def _mistake(mistake: Mistake) -> str:
@@ -191,13 +159,6 @@ def _mistake(mistake: Mistake) -> str:
         f'<b class="wrong">{text(mistake.predicted)}</b></span> '
         f'<span class="sure">{100 * mistake.confidence:.1f} % sure</span>'
         f'<span class="file">{text(mistake.name)}</span></figcaption></figure>'
-    )
-
-
-def _scale() -> str:
-    stops = ", ".join(_colour(i / 8) for i in range(9))
-    return (
-        f'<p class="scale">no attention <i style="background: linear-gradient(90deg, {stops})"></i> most attention</p>'
     )
 
 
