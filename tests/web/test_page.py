@@ -339,6 +339,46 @@ def test_a_killed_server_gets_a_banner_and_is_taken_up_again(browser: sync_api.B
     server.stop()
 
 
+def test_what_the_server_forgot_is_made_again(visit: Visit, server: Running) -> None:
+    visit.open(panel="norms", map="attention", query="1.1", pinned=1)
+    upload(visit)
+    assert server.session is not None
+    server.session._encodings.clear()
+    server.session.pictures._known.pop(visit.state["picture"])
+    visit.page.keyboard.press("ArrowDown")
+    visit.until(lambda: len(server.session._encodings) > 0, "another encoding")
+    visit.settle()
+    assert visit.state["query"] == "2.2" and visit.views()[0]["painted"].endswith("/mean")
+    assert visit.page.locator("#message").is_hidden()
+
+
+def test_a_picture_dropped_on_an_empty_page(browser: sync_api.Browser, tmp_path: Path) -> None:
+    server = Running(tmp_path)
+    server.start()
+    page = browser.new_page(viewport={"width": 1280, "height": 720})
+    visit = Visit(page, server.address)
+    page.goto(server.address)
+    page.locator("#views.empty").wait_for()
+    page.evaluate(
+        """async () => {
+          const canvas = new OffscreenCanvas(160, 80);
+          canvas.getContext("2d").fillRect(20, 20, 50, 30);
+          const file = new File([await canvas.convertToBlob()], "drawn.png", {type: "image/png"});
+          const dataTransfer = new DataTransfer();
+          dataTransfer.items.add(file);
+          for (const type of ["dragenter", "dragover", "drop"]) {
+            document.body.dispatchEvent(new DragEvent(type, {dataTransfer, bubbles: true, cancelable: true}));
+          }
+        }"""
+    )
+    visit.settle()
+    assert visit.views()[0]["grid"] == [8, 16]
+    assert page.locator("#drop").is_hidden() and page.locator("#views.empty").count() == 0
+    assert visit.complaints == []
+    page.close()
+    server.stop()
+
+
 def test_nothing_leaves_the_machine_and_nothing_complains(visit: Visit, server: Running) -> None:
     visit.open(picture=picture_id(server, "wide.png"), model2="m1")
     for number in range(1, 10):

@@ -22,6 +22,7 @@ export class Encoding {
   static async of(model, picture, size) {
     const answer = await postJson("/api/encodings", { model: model.id, picture: picture.id, size });
     const encoding = new Encoding(answer, model, picture);
+    encoding.askFeatures().catch(() => {}); // early, beside the image; whoever needs them asks again
     encoding.bitmap = await createImageBitmap(await getBlob(`/api/encodings/${answer.id}/image`));
     return encoding;
   }

@@ -175,10 +175,7 @@ export class Explorer {
     if (!this.#encodings.has(key)) {
       const job = Encoding.of(this.model(model), this.picture(picture), this.size);
       this.#encodings.set(key, job);
-      job.then(
-        (encoding) => encoding.askFeatures().catch(() => {}), // early; whoever needs them asks again
-        () => this.#encodings.delete(key),
-      );
+      job.catch(() => this.#encodings.delete(key));
       if (this.#encodings.size > 8) this.#encodings.delete(this.#encodings.keys().next().value);
     }
     return this.#encodings.get(key);

@@ -47,7 +47,7 @@ const parts = {
   painted: () => showReadout(explorer),
   strongest: (encoding, query) => (encoding && query ? panels.heads.strongest(encoding, query) : 0),
   lost: () => health.check(),
-  resend: () => uploads.again(),
+  resend: () => uploads.again([explorer.state.picture, explorer.state.picture2]),
   tell,
 };
 

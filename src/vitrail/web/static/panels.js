@@ -54,7 +54,8 @@ export class Panels {
   _heads(encoding) {
     const { explorer } = this;
     const arrived = (error) => {
-      if (error) explorer.failed(error, explorer.asking);
+      if (error?.status && error.status !== 410) this.heads.hint.textContent = error.message;
+      else if (error) explorer.failed(error, explorer.asking);
       else if (explorer.state.scale === "shared") explorer.paint();
     };
     this.heads.want(encoding, explorer.query, explorer.look(), this.#chosen, arrived);

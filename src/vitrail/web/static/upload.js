@@ -63,15 +63,16 @@ export class Uploads {
     }
   }
 
-  /** A new server knows nothing of what the old one was given: sends it again. Old ids to new ones. */
-  async again() {
-    const renamed = new Map(), files = new Map();
-    for (const [id, file] of this.#files) {
+  /** Sends again what the server was given and no longer has: all, or some by id. Gives old ids and new ones. */
+  async again(ids = [...this.#files.keys()]) {
+    const renamed = new Map();
+    for (const id of ids) {
+      const file = this.#files.get(id);
+      if (!file) continue;
       const picture = await sendPicture(file);
       renamed.set(id, picture.id);
-      files.set(picture.id, file);
+      this.#files.set(picture.id, file);
     }
-    this.#files = files;
     return renamed;
   }
 }
