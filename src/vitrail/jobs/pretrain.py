@@ -14,16 +14,21 @@ from vitrail.contracts import Method
 from vitrail.data import Loader, Splits
 from vitrail.engine import GLOBAL_BATCH, FitResult, World, fit, init
 from vitrail.jobs.claim import claim, pictures_digest
+from vitrail.jobs.embed import FeaturePool
+from vitrail.jobs.inference import Hardware
 from vitrail.jobs.models import artefact_folder, open_model, with_crop
 from vitrail.jobs.options import filled, named_values
 from vitrail.jobs.pretrain_config import PretrainConfig
 from vitrail.jobs.pretrain_data import open_pictures
+from vitrail.jobs.pretrain_measure import FeatureWatch
 from vitrail.jobs.pretrain_methods import Pretraining, Start, pretraining
+from vitrail.jobs.pretrain_pictures import Album
+from vitrail.jobs.pretrain_report import report_pretraining
 from vitrail.jobs.progress import say, say_once
-from vitrail.jobs.run import MODEL, command_line, write_metrics
+from vitrail.jobs.run import MODEL, PICTURES, command_line, environment, write_metrics
 from vitrail.jobs.settings import default_out
 from vitrail.jobs.training import FREE
-from vitrail.models import Backbone
+from vitrail.models import Model, PlainConfig
 from vitrail.weights import Artefact, named_config
 
 MORE_FREE = (*FREE, "k", "measured", "pictured")
@@ -82,6 +87,8 @@ def pretrain(config: PretrainConfig) -> PretrainResult | None:
         loader,
         config.engine(),
         out,
+        evaluate=FeatureWatch(splits, start.preprocess, feature_pool(start, entry), config, world),
+        observe=album(parts),
         fingerprint=fingerprint(parts),
         world=world,
         tensorboard=config.tensorboard,
@@ -103,6 +110,19 @@ def architecture(config: PretrainConfig, entry: Pretraining) -> dict[str, Any]:
     wishes |= entry.needs if config.pretrained else {**entry.fresh, **entry.needs}
     presets = {field: value for field, value in wishes.items() if field in known}
     return {**presets, **config.model_overrides(), **named_values(config.model_options, "model option")}
+
+
+def feature_pool(start: Start, entry: Pretraining) -> FeaturePool:
+    """What the method makes features of; patches where the model has no class token."""
+    config = start.model.config
+    return "mean" if isinstance(config, PlainConfig) and not config.class_token else entry.pool
+
+
+def album(parts: Parts) -> Album:
+    """The held-out pictures that are shown over time."""
+    config, entry, start = parts.config, parts.entry, parts.start
+    folder = parts.out / PICTURES
+    return Album(parts.method, parts.splits.val, config.pictured, start.preprocess, entry.show, folder, parts.world)
 
 
 def training_loader(parts: Parts) -> Loader:
@@ -136,7 +156,8 @@ def fingerprint(parts: Parts) -> dict[str, str]:
 def finish(parts: Parts, fitted: FitResult, loader: Loader, seconds: float) -> PretrainResult:
     """Keep the encoder, write figures and report."""
     config, out = parts.config, parts.out
-    assert isinstance(fitted.model, Backbone)
+    hardware = Hardware.of(config, parts.world)
+    assert isinstance(fitted.model, Model)
     artefact = Artefact(fitted.model, (), parts.start.preprocess, {"method": config.method, "data": config.data})
     artefact.save_pretrained(out / MODEL)
     facts = {
@@ -148,7 +169,13 @@ def finish(parts: Parts, fitted: FitResult, loader: Loader, seconds: float) -> P
         "resumed": fitted.resumed,
         "skipped": [list(item) for item in loader.skipped],
         "command": command_line("pretrain", out),
+        "environment": environment(hardware.device, hardware.precision.reason),
     }
+    report = None
+    if config.report:
+        report = report_pretraining(config, out, parts.splits.train.classes, parts.start.preprocess, loader, facts)
     write_metrics(out, facts)
-    say(f"model {out / MODEL}, {seconds:.0f} s")
-    return PretrainResult(out, artefact, fitted.metrics, None)
+    measured = "  ".join(f"{name} {value:.4g}" for name, value in fitted.metrics.items())
+    say(f"{measured or 'done'}, {seconds:.0f} s")
+    say(f"model {out / MODEL}" + (f", report {report}" if report else ""))
+    return PretrainResult(out, artefact, fitted.metrics, report)

@@ -10,6 +10,7 @@ from vitrail.contracts import Method, VitrailError
 from vitrail.data import Augment, Preprocess, TrainTransform
 from vitrail.data.reading import PictureTransform
 from vitrail.jobs.embed import FeaturePool
+from vitrail.jobs.pretrain_pictures import Show, show_features, show_reconstruction
 from vitrail.methods.mae import MAE, MAEOptions, MaskedView
 from vitrail.models import MAEConfig, MaskedAutoencoder, Model, VisionTransformer
 from vitrail.models.mae import around
@@ -43,6 +44,7 @@ class Pretraining:
         needs: fields of the architecture that the method sets, whatever the weights.
         fresh: fields of the architecture that the paper sets where weights are fresh.
         pool: what the method makes the features of: what the online nearest neighbours read.
+        show: what of a few fixed pictures is drawn over time.
 
     ``needs`` and ``fresh`` are set where the family has such fields; ``--model-options`` win over both.
     """
@@ -53,6 +55,7 @@ class Pretraining:
     needs: Mapping[str, Any] = field(default_factory=dict)
     fresh: Mapping[str, Any] = field(default_factory=dict)
     pool: FeaturePool = "class"
+    show: Show = show_features
 
 
 def build_mae(start: Start, options: MAEOptions) -> MAE:
@@ -98,6 +101,7 @@ PRETRAINING: dict[str, Pretraining] = {
         needs={"pool": "mean"},
         fresh={"positions": "sincos", "init": "mae"},
         pool="mean",
+        show=show_reconstruction,
     ),
 }
 
