@@ -12,6 +12,7 @@ from vitrail.data.reading import PictureTransform
 from vitrail.jobs.embed import FeaturePool
 from vitrail.jobs.pretrain_pictures import Show, show_features, show_reconstruction
 from vitrail.methods.mae import MAE, MAEOptions, MaskedView
+from vitrail.methods.simmim import SimMIM, SimMIMOptions, SquaresView
 from vitrail.models import MAEConfig, MaskedAutoencoder, Model, VisionTransformer
 from vitrail.models.mae import around
 
@@ -76,6 +77,17 @@ def mae_view(start: Start, options: MAEOptions) -> MaskedView:
     return MaskedView(TrainTransform(start.preprocess, start.augment), patch_grid(start), options.mask_ratio)
 
 
+def build_simmim(start: Start, options: SimMIMOptions) -> SimMIM:
+    """SimMIM on a ViT that has a mask token."""
+    return SimMIM(vision_transformer(start, "simmim"))
+
+
+def simmim_view(start: Start, options: SimMIMOptions) -> SquaresView:
+    """One augmented view and the squares of it that are hidden."""
+    view = TrainTransform(start.preprocess, start.augment)
+    return SquaresView(view, patch_grid(start), start.model.patch_size, options)
+
+
 def vision_transformer(start: Start, method: str) -> VisionTransformer:
     """The start's model, for methods that need a plain ViT.
 
@@ -102,6 +114,9 @@ PRETRAINING: dict[str, Pretraining] = {
         fresh={"positions": "sincos", "init": "mae"},
         pool="mean",
         show=show_reconstruction,
+    ),
+    "simmim": Pretraining(
+        SimMIMOptions, build_simmim, simmim_view, needs={"mask_token": True, "pool": "mean"}, pool="mean"
     ),
 }
 

@@ -11,6 +11,7 @@ import torch
 from vitrail.data import Loader, Preprocess, Splits, TrainTransform, open_data
 from vitrail.engine import GLOBAL_BATCH, FitResult, World, fit, init, resolve_device
 from vitrail.jobs.claim import begun, claim, pictures_digest
+from vitrail.jobs.few_labels import with_few_labels
 from vitrail.jobs.head_start import start_head_from_file, start_head_from_probe
 from vitrail.jobs.held_out import HeldOut
 from vitrail.jobs.inference import Hardware, Outputs, classifier, run_source
@@ -71,6 +72,7 @@ def train(config: TrainConfig) -> TrainResult | None:
     # Drawn before anything else, so that a fresh head is the same in every process and on every resume.
     torch.manual_seed(config.seed)
     splits = open_data(config.data, val_fraction=config.val_fraction, seed=config.split_seed, online=config.online)
+    splits = with_few_labels(splits, config.train_limit, config.shots, config.seed)
     parts = Parts(config, out, splits, *starting_model(config, splits.train.classes), world)
     if config.head != "fresh" and not begun(out):
         _start_head(parts)

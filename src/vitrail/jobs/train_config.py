@@ -23,6 +23,10 @@ class TrainConfig(Training):
     """Name of a model (see: vitrail list), folder of a run or artefact, or a checkpoint file."""
     pretrained: bool = True
     """Start from the model's public weights; --no-pretrained starts from scratch."""
+    train_limit: int | None = None
+    """Learn from so many labelled pictures only: a seeded choice in which every class has its share."""
+    shots: int | None = None
+    """Learn from so many labelled pictures of each class only, a seeded choice."""
     soft_labels: bool = False
     """Train on the class probabilities that the data states (elpv, columns p:CLASS of a .csv) instead of one class."""
     head: str = "fresh"

@@ -90,7 +90,7 @@ class MAE(Method):
     def forward(self, batch: Batch, progress: Progress) -> dict[str, Tensor]:
         """Mean squared error over the hidden patches' pixels; the visible ones are not even predicted."""
         if KEEP not in batch.extras:
-            raise VitrailError(f"MAE needs to know which patches it may see: make batches with {MaskedView.__name__}")
+            raise VitrailError("MAE needs to know which patches it may see: make batches with MaskedView")
         keep = batch.extras[KEEP]
         pixels = patchify(batch.images, self.model.patch)
         hidden = dropped_of(keep, pixels.shape[1])
