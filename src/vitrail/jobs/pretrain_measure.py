@@ -17,7 +17,7 @@ from vitrail.jobs.progress import say_once
 from vitrail.metrics import effective_rank, feature_deviation, knn_probabilities
 from vitrail.models import Backbone
 
-LEAST_RANK, LEAST_DEVIATION = 2.0, 0.02
+LEAST_RANK, LEAST_DEVIATION = 1.2, 0.01
 """Below these the features of all pictures lie on a line, or in a point."""
 
 
