@@ -4,8 +4,8 @@ Run: python studies/ssl.py [--seeds 0 1 2] [--out runs/ssl] [--methods mae dino 
 
 Every method learns from the 60,000 training pictures by its recipe, all on one small ViT and at about the same cost
 (the minutes are in the table). Measured on the 10,000 test pictures: nearest neighbours and a linear probe on all
-labels, and training on 1,000 labels from each start. Killed, the same command goes on: finished runs are read, the unfinished
-one continues.
+labels, and training on 1,000 labels from each start. Killed, the same command goes on: finished runs are read, the
+unfinished one continues.
 """
 
 from __future__ import annotations
