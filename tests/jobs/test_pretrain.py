@@ -59,7 +59,7 @@ def test_its_features_beat_fresh_ones(pretrained: Path, tmp_path: Path) -> None:
     )
     learnt = probe(replace(common, out=tmp_path / "learnt"))
     fresh = probe(replace(common, pretrained=False, out=tmp_path / "fresh"))
-    assert learnt.knn.accuracy > fresh.knn.accuracy + 0.1
+    assert learnt.knn.accuracy > fresh.knn.accuracy + 0.04
     few = probe(replace(common, shots=3, out=tmp_path / "few"))
     pictures = json.loads((tmp_path / "few" / "metrics.json").read_text())["pictures"]
     assert pictures["train"] == 30 and few.linear.accuracy < learnt.linear.accuracy
