@@ -24,6 +24,7 @@ from vitrail.jobs import (
     ListConfig,
     PlanConfig,
     PredictConfig,
+    PretrainConfig,
     ProbeConfig,
     TrainConfig,
     advise,
@@ -34,6 +35,7 @@ from vitrail.jobs import (
     listing,
     plan,
     predict,
+    pretrain,
     probe,
     train,
 )
@@ -53,6 +55,7 @@ class Verb:
 
 VERBS: dict[str, Verb] = {
     "train": Verb(TrainConfig, train),
+    "pretrain": Verb(PretrainConfig, pretrain),
     "probe": Verb(ProbeConfig, probe),
     "evaluate": Verb(EvaluateConfig, evaluate),
     "predict": Verb(PredictConfig, predict),
@@ -68,6 +71,7 @@ VERBS: dict[str, Verb] = {
 USAGE = """usage: vitrail VERB …
 
   train      train or fine-tune a classifier on pictures
+  pretrain   learn features from pictures without labels
   probe      measure frozen features: nearest neighbours and a linear probe
   evaluate   score a trained classifier
   predict    classes and confidences of pictures, into a table
@@ -80,7 +84,7 @@ USAGE = """usage: vitrail VERB …
   convert    a checkpoint from one library's format to another's
 
 vitrail VERB --help shows the options of a verb. Every option can also stand in a YAML file: --config FILE;
-train and probe know recipes by name: --recipe NAME (vitrail list recipes)."""
+train, pretrain and probe know recipes by name: --recipe NAME (vitrail list recipes)."""
 
 
 def main(argv: Sequence[str] | None = None) -> None:

@@ -3,9 +3,13 @@ import inspect
 import pytest
 import torch
 
-from vitrail.jobs import ProbeConfig, TrainConfig
+from vitrail.jobs import PretrainConfig, ProbeConfig, TrainConfig
+from vitrail.jobs.options import filled
+from vitrail.jobs.pretrain import architecture
+from vitrail.jobs.pretrain_methods import pretraining
 from vitrail.models import build, config_of
 from vitrail.recipes import RECIPES, recipe_config
+from vitrail.weights import named_config
 
 
 @pytest.mark.parametrize("name", RECIPES)
@@ -14,6 +18,14 @@ def test_a_recipe_describes_a_run_that_could_start(name: str):
     text = inspect.getdoc(inspect.getmodule(RECIPES[name])) or ""
     assert f"--recipe {name}" in text and "Expected:" in text and "Cost:" in text
     if isinstance(config, ProbeConfig):
+        return
+    if isinstance(config, PretrainConfig):
+        assert config.engine().epochs == config.epochs
+        assert config.micro_batch(1) * config.accumulate == config.batch_size
+        entry = pretraining(config.method)
+        filled(entry.options, config.method_options, "option")
+        with torch.device("meta"):
+            build(named_config(config.model, architecture(config, entry)))
         return
     assert isinstance(config, TrainConfig)
     with torch.device("meta"):

@@ -22,6 +22,8 @@ from vitrail.data.sources import (
     Splits,
     SubsetSource,
     open_data,
+    sample_source,
+    shots_source,
     split_source,
 )
 from vitrail.data.text import TextTokenizer
@@ -64,6 +66,8 @@ __all__ = [
     "pad_to_largest",
     "printable",
     "read_picture",
+    "sample_source",
+    "shots_source",
     "split_source",
     "to_picture",
     "to_pixels",

@@ -12,7 +12,7 @@ import torch
 from rich.console import Console
 from torch import nn
 
-from vitrail.contracts import EpochLoader, Method, VitrailError
+from vitrail.contracts import EpochLoader, Method, Progress, VitrailError
 
 from . import distributed
 from .config import EngineConfig
@@ -21,6 +21,7 @@ from .run import Run
 from .signals import Interrupted, StopRequest
 
 Evaluate = Callable[[nn.Module], Mapping[str, float]]
+Observe = Callable[[nn.Module, Progress], None]
 
 
 @dataclass(frozen=True)
@@ -53,6 +54,7 @@ def fit(
     out: Path,
     *,
     evaluate: Evaluate | None = None,
+    observe: Observe | None = None,
     fingerprint: Mapping[str, str] = MappingProxyType({}),
     world: World | None = None,
     console: Console | None = None,
@@ -71,6 +73,8 @@ def fit(
         out: folder for ``checkpoint.safetensors``, ``metrics.csv``, TensorBoard events and ``nonfinite.json``.
         evaluate: called on every rank with ``method.export()`` in eval mode, without gradients, in the precision of
             the run and with the averaged weights where they are on; its numbers are averaged over the ranks.
+        observe: called on every rank after ``evaluate``, with the same model and the place in the run: for what is
+            shown over time.
         fingerprint: what else must be the same on resume (model, class list, data), as text. With a
             "global_batch" entry another number of processes may go on with the run, as long as the pictures of a
             step stay the same; without it, the number of processes and ``accumulate`` must stay.
@@ -96,7 +100,9 @@ def fit(
     console = console or Console(stderr=True)
     with StopRequest() as stop, torch.random.fork_rng(devices=_cuda_devices(device)):
         try:
-            run = Run(method, loader, config, out, evaluate, fingerprint, world, device, console, tensorboard, stop)
+            run = Run(
+                method, loader, config, out, evaluate, observe, fingerprint, world, device, console, tensorboard, stop
+            )
             try:
                 run.go()
             finally:

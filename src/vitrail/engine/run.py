@@ -44,6 +44,7 @@ class Run:
         config: EngineConfig,
         out: Path,
         evaluate: Callable[[nn.Module], Mapping[str, float]] | None,
+        observe: Callable[[nn.Module, Progress], None] | None,
         fingerprint: Mapping[str, str],
         world: World,
         device: torch.device,
@@ -52,7 +53,8 @@ class Run:
         stop: StopRequest,
     ) -> None:
         self._method, self._loader, self._config, self._out = method, loader, config, out
-        self._evaluate, self._world, self._device, self._stop = evaluate, world, device, stop
+        self._evaluate, self._observe = evaluate, observe
+        self._world, self._device, self._stop = world, device, stop
         self._plan = Plan.of(loader, config)
         self._fingerprint = run_fingerprint(config, self._plan, world, fingerprint)
         self._display = Display(console, silent=not world.is_main, total_steps=self.total_steps)
@@ -189,6 +191,8 @@ class Run:
                 # Alone, an evaluation may be dropped for a stop; with others, all must finish it together.
                 with self._stop.droppable() if self._world.size == 1 else nullcontext():
                     local = {name: float(value) for name, value in evaluate(model).items()}
+                    if self._observe is not None:
+                        self._observe(model, self._plan.progress(self._epoch + 1, self._step))
             except Abandoned:
                 local = None
         if local is None:

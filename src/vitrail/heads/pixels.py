@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from vitrail.contracts import VitrailError
 from vitrail.nn.encoder import Encoder
 from vitrail.nn.masking import fill_dropped, mask_of
-from vitrail.nn.tokens import Grid, Tokens
+from vitrail.nn.tokens import Grid, Tokens, take_patches
 
 
 class PixelDecoder(nn.Module):
@@ -37,16 +37,20 @@ class PixelDecoder(nn.Module):
         self.norm = norm
         self.pred = nn.Linear(embed.out_features, pixels)
 
-    def forward(self, tokens: Tokens, positions: Float[Tensor, "1 m e"]) -> Float[Tensor, "b n p"]:
+    def forward(
+        self, tokens: Tokens, positions: Float[Tensor, "1 m e"], places: Int[Tensor, "b w"] | None = None
+    ) -> Float[Tensor, "b n p"]:
         """Predictions for every patch of the grid, seen or not.
 
         Args:
             tokens: the encoder's; ``keep`` says which patches there are.
             positions: of the prefix tokens and of every patch of the grid, in the decoder's width.
+            places: the patches that pixels are wanted of, in this order; all when None. A loss over the masked ones
+                needs no others.
         """
         whole = fill_dropped(tokens.with_values(self.embed(tokens.values)), self.mask_token)
-        decoded = self.blocks(whole.with_values(whole.values + positions))
-        return self.pred(self.norm(decoded.patches))
+        decoded = self.blocks(whole.with_values(whole.values + positions)).patches
+        return self.pred(self.norm(decoded if places is None else take_patches(decoded, places)))
 
 
 def patchify(images: Float[Tensor, "b c *sides"], patch: Sequence[int]) -> Float[Tensor, "b n p"]:

@@ -9,6 +9,8 @@ from vitrail.jobs.listing import ListConfig, listing
 from vitrail.jobs.plan import PlanConfig, plan
 from vitrail.jobs.predict import predict
 from vitrail.jobs.predict_config import PredictConfig
+from vitrail.jobs.pretrain import PretrainResult, pretrain
+from vitrail.jobs.pretrain_config import PretrainConfig
 from vitrail.jobs.probe import ProbeConfig, ProbeResult, probe
 from vitrail.jobs.train import TrainResult, train
 from vitrail.jobs.train_config import TrainConfig
@@ -25,6 +27,8 @@ __all__ = [
     "ListConfig",
     "PlanConfig",
     "PredictConfig",
+    "PretrainConfig",
+    "PretrainResult",
     "ProbeConfig",
     "ProbeResult",
     "TrainConfig",
@@ -37,6 +41,7 @@ __all__ = [
     "listing",
     "plan",
     "predict",
+    "pretrain",
     "probe",
     "train",
 ]

@@ -16,6 +16,7 @@ from vitrail.contracts import VitrailError
 from vitrail.data import Source, open_data
 from vitrail.jobs.bulk import fingerprint
 from vitrail.jobs.embed import FeaturePool, FeatureVector
+from vitrail.jobs.few_labels import with_few_labels
 from vitrail.jobs.head_start import save_probe
 from vitrail.jobs.inference import Hardware, Outputs, run_source
 from vitrail.jobs.models import open_model, weights_digest, with_crop
@@ -46,6 +47,10 @@ class ProbeConfig(Settings):
     """Share held out when the data has no validation part."""
     split_seed: int = 0
     """Of that split."""
+    train_limit: int | None = None
+    """Learn from so many labelled pictures only: a seeded choice in which every class has its share."""
+    shots: int | None = None
+    """Learn from so many labelled pictures of each class only, a seeded choice."""
 
 
 @dataclass(frozen=True)
@@ -61,6 +66,7 @@ def probe(config: ProbeConfig) -> ProbeResult:
     """Encode the data once, then measure; figures go to ``OUT/metrics.json``."""
     started = time.perf_counter()
     splits = open_data(config.data, val_fraction=config.val_fraction, seed=config.split_seed, online=config.online)
+    splits = with_few_labels(splits, config.train_limit, config.shots, config.seed)
     classes = splits.train.classes
     torch.manual_seed(config.seed)
     artefact = open_model(config.model, config.model_overrides(), pretrained=config.pretrained, online=config.online)
@@ -70,9 +76,9 @@ def probe(config: ProbeConfig) -> ProbeResult:
     out = open_run("probe", config, config.out or default_out("probe", config.data, config.model))
     train = cached_features(config, "train", splits.train, artefact, hardware, out)
     val = cached_features(config, "val", splits.val, artefact, hardware, out)
-    knn = score_classifier(
-        knn_probabilities(train.values, train.labels, val.values, len(classes), config.k), val.labels, classes
-    )
+    k = min(config.k, len(train.labels))
+    votes = knn_probabilities(train.values, train.labels, val.values, len(classes), k)
+    knn = score_classifier(votes, val.labels, classes)
     fitted = fit_linear_probe(train.values, train.labels, len(classes), config.seed)
     save_probe(fitted, out)
     linear = score_classifier(fitted.probabilities(val.values), val.labels, classes)
@@ -89,7 +95,7 @@ def probe(config: ProbeConfig) -> ProbeResult:
         },
     )
     say(
-        f"{config.k} nearest neighbours {100 * knn.accuracy:.2f} %, linear probe {100 * linear.accuracy:.2f} % "
+        f"{k} nearest neighbours {100 * knn.accuracy:.2f} %, linear probe {100 * linear.accuracy:.2f} % "
         f"on {len(val.names)} held-out pictures → {out / 'metrics.json'}"
     )
     return ProbeResult(knn, linear, out)

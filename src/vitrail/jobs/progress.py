@@ -11,12 +11,20 @@ from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from vitrail.engine import World
+
 LINE_EVERY_S = 5.0
 
 
 def say(text: str) -> None:
     """One line for the user, on standard error: standard output is for results."""
     Console(file=sys.stderr, soft_wrap=True, highlight=False).print(escape(text))
+
+
+def say_once(world: World, text: str) -> None:
+    """One line from the first process."""
+    if world.is_main:
+        say(text)
 
 
 @contextmanager

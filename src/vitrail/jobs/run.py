@@ -18,7 +18,7 @@ import vitrail
 from vitrail.contracts import VitrailError
 from vitrail.jobs.settings import Settings, write_config
 
-CONFIG, METRICS, MODEL = "config.yaml", "metrics.json", "model"
+CONFIG, METRICS, MODEL, PICTURES = "config.yaml", "metrics.json", "model", "pictures"
 
 
 def open_run(verb: str, config: Settings, out: Path) -> Path:

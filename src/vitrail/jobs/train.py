@@ -2,39 +2,30 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
-import shutil
 import time
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
-from vitrail.contracts import VitrailError
 from vitrail.data import Loader, Preprocess, Splits, TrainTransform, open_data
 from vitrail.engine import GLOBAL_BATCH, FitResult, World, fit, init, resolve_device
+from vitrail.jobs.claim import begun, claim, pictures_digest
+from vitrail.jobs.few_labels import with_few_labels
 from vitrail.jobs.head_start import start_head_from_file, start_head_from_probe
 from vitrail.jobs.held_out import HeldOut
 from vitrail.jobs.inference import Hardware, Outputs, classifier, run_source
 from vitrail.jobs.models import open_model, with_crop
-from vitrail.jobs.progress import say
-from vitrail.jobs.run import CONFIG, METRICS, MODEL, command_line, environment, open_run, write_metrics
-from vitrail.jobs.settings import default_out, read_config, to_plain
+from vitrail.jobs.progress import say, say_once
+from vitrail.jobs.run import MODEL, command_line, environment, write_metrics
+from vitrail.jobs.settings import default_out
 from vitrail.jobs.train_config import TrainConfig
 from vitrail.jobs.train_report import report_run
+from vitrail.jobs.training import FREE
 from vitrail.methods import Classify
 from vitrail.metrics import ClassificationScores, score_classifier
 from vitrail.models import Backbone
 from vitrail.weights import Artefact
-
-RESULTS = ("checkpoint.safetensors", "checkpoint.previous.safetensors", "metrics.csv", "nonfinite.json", METRICS)
-FREE = (
-    *("workers", "cache", "device", "eval_every", "log_every", "checkpoint_every_s", "tensorboard"),
-    *("report", "compare", "fresh"),
-)
-"""Options that may differ when a run goes on: they change no result."""
 
 
 @dataclass(frozen=True)
@@ -77,12 +68,13 @@ def train(config: TrainConfig) -> TrainResult | None:
     started = time.perf_counter()
     world = init()
     out = config.out or default_out("train", config.data, config.model)
-    world.on_main(lambda: _claim(config, out))
+    world.on_main(lambda: claim("train", config, out, (*FREE, "compare")))
     # Drawn before anything else, so that a fresh head is the same in every process and on every resume.
     torch.manual_seed(config.seed)
     splits = open_data(config.data, val_fraction=config.val_fraction, seed=config.split_seed, online=config.online)
+    splits = with_few_labels(splits, config.train_limit, config.shots, config.seed)
     parts = Parts(config, out, splits, *starting_model(config, splits.train.classes), world)
-    if config.head != "fresh" and not (out / RESULTS[0]).exists():
+    if config.head != "fresh" and not begun(out):
         _start_head(parts)
     loader = training_loader(parts)
     measured = held_out(parts)
@@ -100,12 +92,6 @@ def train(config: TrainConfig) -> TrainResult | None:
     if not world.is_main:
         return None
     return finish(parts, fitted, loader, measured.latest, time.perf_counter() - started)
-
-
-def say_once(world: World, text: str) -> None:
-    """One line from the first process."""
-    if world.is_main:
-        say(text)
 
 
 def starting_model(config: TrainConfig, classes: tuple[str, ...]) -> tuple[Backbone, Preprocess]:
@@ -165,18 +151,13 @@ def held_out(parts: Parts) -> HeldOut:
 def fingerprint(parts: Parts) -> dict[str, str]:
     """What must be the same for a run to be gone on with, besides the engine's own settings."""
     config = parts.config
-    names = hashlib.sha256()
-    for source in (parts.splits.train, parts.splits.val):
-        for index in range(len(source)):
-            names.update(f"{source.name(index)}\0{source.label(index)}\n".encode("utf-8", "surrogatepass"))
-    if config.soft_labels and parts.splits.train.probabilities is not None:
-        names.update(parts.splits.train.probabilities.tobytes())
+    pictures = pictures_digest(parts.splits, parts.splits.train.probabilities if config.soft_labels else None)
     return {
         GLOBAL_BATCH: str(config.batch_size),
         "model": f"{config.model} {parts.model.config}",
         "tuning": f"{config.head} {config.tune} {config.tune_blocks} {config.lora_rank} {config.lora_alpha}",
         "classes": ", ".join(parts.classes),
-        "pictures": names.hexdigest()[:16],
+        "pictures": pictures,
         "preprocess": str(parts.preprocess),
         "augmentation": str(config.augment()),
         "mixing": f"{config.mixup} {config.cutmix} {config.mix_prob} {config.smoothing}",
@@ -223,44 +204,3 @@ def finish(parts: Parts, fitted: FitResult, loader: Loader, outputs: Outputs | N
     say(f"accuracy {100 * scores.accuracy:.2f} % on {len(outputs.names)} held-out pictures, {seconds:.0f} s")
     say(f"model {out / MODEL}" + (f", report {report}" if report else ""))
     return TrainResult(out, scores, artefact, report)
-
-
-def _claim(config: TrainConfig, out: Path) -> None:
-    """Make ``out`` this run's: new, going on, or started over.
-
-    Raises:
-        VitrailError: it holds a run that was asked for something else, or is no run folder at all.
-    """
-    stored = out / CONFIG
-    begun = any((out / name).exists() for name in RESULTS)
-    if stored.is_file() and begun and not config.fresh:
-        _refuse_another(read_config(stored), to_plain(config), out)
-        return
-    if stored.is_file():
-        _forget(out)
-    elif out.is_dir() and any(out.iterdir()):
-        raise VitrailError(f"{out}: holds files that are not a run's; give an empty or new folder with --out")
-    open_run("train", config, out)
-
-
-def _forget(out: Path) -> None:
-    for name in RESULTS:
-        (out / name).unlink(missing_ok=True)
-    for folder in (MODEL, "tensorboard"):
-        shutil.rmtree(out / folder, ignore_errors=True)
-    for name in ("report.html", CONFIG):
-        (out / name).unlink(missing_ok=True)
-
-
-def _refuse_another(stored: Mapping[str, object], wanted: Mapping[str, object], out: Path) -> None:
-    names = [name for name in {**stored, **wanted} if name not in (*FREE, "out")]
-    differing = [
-        f"{name} was {json.dumps(stored.get(name, 'the default'))}, is {json.dumps(wanted.get(name, 'the default'))}"
-        for name in names
-        if stored.get(name) != wanted.get(name)
-    ]
-    if differing:
-        raise VitrailError(
-            f"{out} holds a run that was asked for something else: {'; '.join(differing)}. "
-            "Repeat its options to go on, add --fresh to start it over, or give another --out"
-        )

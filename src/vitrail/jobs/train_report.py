@@ -9,25 +9,24 @@ from typing import Any
 from torch import Tensor
 
 from vitrail.contracts import Batch, VitrailError
-from vitrail.data import Loader, Preprocess, Splits
+from vitrail.data import Loader, Splits
 from vitrail.explain import attention_maps, picture_of
 from vitrail.explain.record import attention_layers
 from vitrail.jobs.inference import Outputs
 from vitrail.jobs.report import (
     Comparison,
-    FirstBatch,
     Headline,
     Mistake,
     RunSummary,
     write_report,
 )
+from vitrail.jobs.report_batch import first_batch
 from vitrail.jobs.train_config import TrainConfig
 from vitrail.metrics import ClassificationScores
 from vitrail.models import Backbone
 from vitrail.weights import Artefact
 
 MISTAKES = 12
-SHOWN = 16
 
 
 def report_run(
@@ -65,7 +64,7 @@ def report_run(
         metrics=out / "metrics.csv",
         confusion=scores.confusion,
         per_class=scores.per_class,
-        first_batch=_first_batch(loader, classes, preprocess, config.smoothing),
+        first_batch=first_batch(loader, lambda batch: _captions(batch, classes, config.smoothing), preprocess),
         mistakes=_mistakes(artefact, splits, outputs),
         warnings=[f"skipped {name}: {reason}" for name, reason in facts["skipped"]],
     )
@@ -104,14 +103,6 @@ def parse_comparison(text: str) -> Comparison:
         return Comparison(name.strip(), float(value), source.strip())
     except ValueError:
         raise VitrailError(f"compare {text!r} is not of the form 'name=per cent=source'") from None
-
-
-def _first_batch(loader: Loader, classes: tuple[str, ...], preprocess: Preprocess, smoothing: float) -> FirstBatch:
-    batches = loader.epoch(0)
-    batch = next(iter(batches))
-    loader.close()
-    captions = _captions(batch, classes, smoothing)[:SHOWN]
-    return FirstBatch(batch.images[:SHOWN], captions, preprocess.mean, preprocess.std)
 
 
 def _captions(batch: Batch, classes: tuple[str, ...], smoothing: float) -> list[str]:

@@ -77,8 +77,8 @@ class Autoencoder(Model[AutoencoderT]):
 
     Args:
         config: the family's numbers.
-        encoder: embeds, drops patches, encodes; it has no classifier.
-        decoder: predicts pixels.
+        encoder: embeds, drops patches, encodes; it has no classifier. Its weights are left as they are.
+        decoder: predicts pixels; it is initialised here.
         patch: pixels along each side of a patch: ``(height, width)``, with the frames before them for clips.
     """
 
@@ -90,7 +90,7 @@ class Autoencoder(Model[AutoencoderT]):
         self.patch = patch
         self.encoder = encoder
         self.decoder = decoder
-        init_mae(self)
+        init_mae(decoder)
         nn.init.trunc_normal_(decoder.mask_token, std=0.02)
 
     # ------------------------------------------------------------------ what a family says
@@ -120,16 +120,19 @@ class Autoencoder(Model[AutoencoderT]):
 
     # ------------------------------------------------------------------ what all of them do
 
-    def forward(self, images: Tensor, keep: Int[Tensor, "b k"] | None = None) -> Float[Tensor, "b n p"]:
+    def forward(
+        self, images: Tensor, keep: Int[Tensor, "b k"] | None = None, places: Int[Tensor, "b w"] | None = None
+    ) -> Float[Tensor, "b n p"]:
         """Pixels of every patch of the grid, ``(B, N, pixels)``; see :func:`vitrail.heads.pixels.unpatchify`.
 
         Args:
             images: what the encoder takes.
             keep: the patches that the encoder sees (see :mod:`vitrail.nn.masking`); it never computes the others. All
                 of them when None.
+            places: the patches that pixels are wanted of, in this order; all of them when None.
         """
         tokens = self.encoder.encode(self.encoder.embed(images, keep=keep))
-        return self.decoder(tokens, self.decoder_positions(tokens.grid))
+        return self.decoder(tokens, self.decoder_positions(tokens.grid), places)
 
     def intermediates(self, images: Tensor, depths: Sequence[int], norm: bool = True) -> list[Tokens]:
         """Tokens after chosen blocks of the encoder, which sees every patch."""

@@ -5,7 +5,7 @@ Source: Masked Autoencoders Are Scalable Vision Learners (He et al. 2022).
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from jaxtyping import Float, Int
@@ -42,21 +42,21 @@ class MaskedAutoencoder(Autoencoder[MAEConfig]):
 
     Args:
         config: all numbers; ViT-Base/16 at 224 with the published decoder when left out.
+        encoder: one of the config's size that exists already, whatever its positions, tokens or weights are; a fresh
+            one as the paper has it when left out.
 
     Attributes:
         encoder: the :class:`~vitrail.models.VisionTransformer` that is kept when training ends.
     """
 
-    def __init__(self, config: MAEConfig | None = None) -> None:
+    def __init__(self, config: MAEConfig | None = None, encoder: VisionTransformer | None = None) -> None:
         config = config or MAEConfig()
-        encoder = VisionTransformer(config.encoder)
+        encoder = encoder or fresh_encoder(config)
         patch = as_pair(config.patch_size)
         super().__init__(config, encoder, make_decoder(config, patch), patch)
         self.grid = encoder.config.grid
-        table = sincos_2d(config.decoder_embed_dim, self.grid, prefix=1)
+        table = sincos_2d(config.decoder_embed_dim, self.grid, encoder.config.prefix)
         self.decoder_pos_embed = nn.Parameter(table, requires_grad=False)
-        if encoder.cls_token is not None:
-            nn.init.trunc_normal_(encoder.cls_token, std=0.02)
 
     def decoder_positions(self, grid: Grid) -> Float[Tensor, "1 m e"]:
         """The decoder's table, resized to a grid as the encoder's is."""
@@ -70,6 +70,24 @@ class MaskedAutoencoder(Autoencoder[MAEConfig]):
     def draw_keep(self, batch: int, grid: Grid, generator: torch.Generator | None = None) -> Int[Tensor, "b k"]:
         """Patches drawn for every picture by itself."""
         return random_keep(batch, grid, self.config.mask_ratio, generator)
+
+
+def fresh_encoder(config: MAEConfig) -> VisionTransformer:
+    """The encoder of an MAE with its initial weights."""
+    encoder = VisionTransformer(config.encoder)
+    if encoder.cls_token is not None:
+        nn.init.trunc_normal_(encoder.cls_token, std=0.02)
+    return encoder
+
+
+def around(encoder: VisionTransformer, decoder: MAEConfig) -> MaskedAutoencoder:
+    """A masked autoencoder whose encoder exists already, with a fresh decoder.
+
+    Args:
+        encoder: without a classifier.
+        decoder: its ``decoder_…`` numbers and ``mask_ratio`` are taken, the others follow from the encoder.
+    """
+    return MaskedAutoencoder(replace(decoder, **shared_numbers(encoder.config, MAEConfig)), encoder)
 
 
 MAE_MODELS: dict[str, MAEConfig] = {

@@ -16,6 +16,7 @@ from vitrail.heads.pixels import normalise_bands, patchify
 from vitrail.models.autoencoder import Autoencoder, AutoencoderConfig, make_decoder
 from vitrail.models.model import shared_numbers
 from vitrail.models.video import VideoConfig, VideoTransformer
+from vitrail.nn.init import init_mae
 from vitrail.nn.linear import KeylessLinear
 from vitrail.nn.masking import tube_keep
 from vitrail.nn.position import sincos_interleaved
@@ -61,6 +62,7 @@ class MaskedVideoAutoencoder(Autoencoder[VideoMAEConfig]):
     def __init__(self, config: VideoMAEConfig | None = None) -> None:
         config = config or VideoMAEConfig()
         encoder = VideoTransformer(config.encoder)
+        init_mae(encoder)
         patch = encoder.config.tubelet
         decoder = make_decoder(config, patch, KeylessLinear, embed_bias=False, norm_eps=config.decoder_norm_eps)
         super().__init__(config, encoder, decoder, patch)

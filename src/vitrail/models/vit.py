@@ -67,6 +67,11 @@ class ViTConfig(PlainConfig):
         super().__post_init__()
 
     @property
+    def prefix(self) -> int:
+        """How many tokens stand before the patches."""
+        return self.class_token + self.distilled + self.registers
+
+    @property
     def grid(self) -> Grid:
         """The patch grid at ``img_size``."""
         return fitted_grid(self.img_size, self.patch_size, self.fit)

@@ -69,6 +69,11 @@ def mask_of(keep: Int[Tensor, "b k"], count: int) -> Bool[Tensor, "b {count}"]:
     return mask.scatter(1, keep, False)
 
 
+def dropped_of(keep: Int[Tensor, "b k"], count: int) -> Int[Tensor, "b m"]:
+    """The places out of ``count`` that are not kept, in ascending order; the device is not waited for."""
+    return mask_of(keep, count).byte().argsort(dim=1, descending=True, stable=True)[:, : count - keep.shape[1]]
+
+
 def keep_of(mask: Bool[Tensor, "b n"]) -> Int[Tensor, "b k"]:
     """The places, in ascending order, where a mask is False.
 

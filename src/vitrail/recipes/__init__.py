@@ -6,24 +6,39 @@ import inspect
 from collections.abc import Callable
 
 from vitrail.contracts import VitrailError
+from vitrail.jobs.pretrain_config import PretrainConfig
 from vitrail.jobs.probe import ProbeConfig
 from vitrail.jobs.train_config import TrainConfig
-from vitrail.recipes import deit, elpv, elpv_long, elpv_plain, elpv_probe, fashion_mnist, fashion_mnist_long
+from vitrail.recipes import (
+    deit,
+    elpv,
+    elpv_long,
+    elpv_mae,
+    elpv_plain,
+    elpv_probe,
+    fashion_mnist,
+    fashion_mnist_long,
+    fashion_mnist_mae,
+    mae_base,
+)
 
-Recipe = Callable[[], TrainConfig] | Callable[[], ProbeConfig]
+Recipe = Callable[[], TrainConfig] | Callable[[], ProbeConfig] | Callable[[], PretrainConfig]
 
 RECIPES: dict[str, Recipe] = {
     "deit": deit.config,
     "elpv": elpv.config,
     "elpv_long": elpv_long.config,
+    "elpv_mae": elpv_mae.config,
     "elpv_plain": elpv_plain.config,
     "elpv_probe": elpv_probe.config,
     "fashion_mnist": fashion_mnist.config,
     "fashion_mnist_long": fashion_mnist_long.config,
+    "fashion_mnist_mae": fashion_mnist_mae.config,
+    "mae_base": mae_base.config,
 }
 
 
-def recipe_config(name: str) -> TrainConfig | ProbeConfig:
+def recipe_config(name: str) -> TrainConfig | ProbeConfig | PretrainConfig:
     """The config of a recipe.
 
     Raises:

@@ -6,7 +6,14 @@ from vitrail.weights.catalogue import PRETRAINED, Pretrained, list_pretrained
 from vitrail.weights.convert import convert
 from vitrail.weights.files import CheckpointError
 from vitrail.weights.finding import resolve
-from vitrail.weights.load import Loaded, create_model, load_checkpoint, load_pretrained, pretrained_preprocess
+from vitrail.weights.load import (
+    Loaded,
+    create_model,
+    load_checkpoint,
+    load_pretrained,
+    named_config,
+    pretrained_preprocess,
+)
 
 __all__ = [
     "PRETRAINED",
@@ -22,6 +29,7 @@ __all__ = [
     "load_artefact",
     "load_checkpoint",
     "load_pretrained",
+    "named_config",
     "pretrained_preprocess",
     "resolve",
 ]

@@ -27,7 +27,7 @@ from torch import Tensor, nn
 
 from vitrail.contracts import VitrailError
 from vitrail.data.preprocess import Preprocess
-from vitrail.models import Backbone, Model, ModelConfig, build, build_unfilled
+from vitrail.models import Backbone, MaskedAutoencoder, Model, ModelConfig, build, build_unfilled
 from vitrail.models.catalogue import FAMILIES
 from vitrail.weights.account import shorten
 from vitrail.weights.files import CheckpointError, check_safetensors_header, read_json_object, read_raw
@@ -94,9 +94,13 @@ class Artefact(nn.Module, ModelHubMixin, library_name="vitrail", tags=["image-cl
     def backbone(self) -> Backbone:
         """The model, as a picture encoder that can be probed, trained as a classifier and embedded with.
 
+        Of a masked autoencoder it is the encoder.
+
         Raises:
             VitrailError: it is a model of another kind.
         """
+        if isinstance(self.model, MaskedAutoencoder):
+            return self.model.encoder
         if not isinstance(self.model, Backbone):
             raise VitrailError(f"this needs a picture encoder, not a {type(self.model).__name__}")
         return self.model

@@ -59,7 +59,7 @@ def create_model(name: str, *, pretrained: bool | str | Path = False, online: bo
         VitrailError: unknown name or option, weights not on this machine, or of another architecture.
     """
     if pretrained is False:
-        return build(_fresh_config(name, overrides))
+        return build(named_config(name, overrides))
     return load_pretrained(name, None if pretrained is True else pretrained, online=online, **overrides).model
 
 
@@ -93,6 +93,27 @@ def load_pretrained(
         preprocess = preprocess.with_size(model.img_size)
     classes = found.classes if keeps_classes else ()
     return Loaded(model, found.account, _fit_bands(preprocess, target.in_channels), classes, found.files)
+
+
+def named_config(name: str, overrides: Mapping[str, Any] | None = None) -> ModelConfig:
+    """The architecture that a name or a checkpoint's path stands for, with some fields replaced.
+
+    Args:
+        name: as :func:`create_model` takes it.
+        overrides: fields of the config.
+
+    Raises:
+        VitrailError: nothing has that name, or an unknown field.
+    """
+    overrides = overrides or {}
+    if name in MODELS:
+        return config_of(name, overrides)
+    entry = lookup(name)
+    if entry is not None:
+        return config_of(entry.model, overrides)
+    if Path(name).exists():
+        return with_overrides(translate_file(name).config, overrides, name)
+    return config_of(name, overrides)
 
 
 def load_checkpoint(path: str | Path) -> Loaded:
@@ -155,14 +176,3 @@ def _translated(source: Found, named: Pretrained | None) -> Translated:
     if entry and entry.pos_resize and isinstance(found.config, ViTConfig):
         return replace(found, config=replace(found.config, pos_resize=entry.pos_resize))
     return found
-
-
-def _fresh_config(name: str, overrides: dict[str, Any]) -> ModelConfig:
-    if name in MODELS:
-        return config_of(name, overrides)
-    entry = lookup(name)
-    if entry is not None:
-        return config_of(entry.model, overrides)
-    if Path(name).exists():
-        return with_overrides(translate_file(name).config, overrides, name)
-    return config_of(name, overrides)

@@ -5,7 +5,7 @@ from vitrail.data.sources.builtin import DigitsSource, ElpvSource
 from vitrail.data.sources.folder import FileSource, FolderSource
 from vitrail.data.sources.hub import HubSource
 from vitrail.data.sources.idx import FASHION_CLASSES, IdxSource
-from vitrail.data.sources.opening import KNOWN, Splits, open_data, split_source
+from vitrail.data.sources.opening import KNOWN, Splits, open_data, sample_source, shots_source, split_source
 from vitrail.data.sources.table import CsvSource
 
 __all__ = [
@@ -22,5 +22,7 @@ __all__ = [
     "Splits",
     "SubsetSource",
     "open_data",
+    "sample_source",
+    "shots_source",
     "split_source",
 ]

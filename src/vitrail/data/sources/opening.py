@@ -117,6 +117,45 @@ def _held_out(source: Source, val_fraction: float, seed: int) -> NDArray[np.int6
     return np.concatenate(picked)
 
 
+def sample_source(source: Source, count: int, seed: int, part: str = "sample") -> Source:
+    """A seeded choice of ``count`` pictures in which every class has its share, and one picture at least.
+
+    Args:
+        source: where they are chosen from; itself when it has no more.
+        count: how many.
+        seed: of the choice.
+        part: what the choice is called in the configuration.
+
+    Raises:
+        VitrailError: fewer pictures than classes.
+    """
+    if count >= len(source):
+        return source
+    groups = [np.flatnonzero(source.labels == label) for label in np.unique(source.labels).tolist()]
+    if count < len(groups):
+        raise VitrailError(f"{count} pictures cannot stand for {len(groups)} classes: choose one of each at least")
+    # One of each class, the others by share, what is left over to the largest remainders.
+    spare, rest = count - len(groups), len(source) - len(groups)
+    exact = np.array([spare * (len(members) - 1) / rest for members in groups])
+    counts = exact.astype(np.int64)
+    counts[np.argsort(counts - exact, kind="stable")[: spare - counts.sum()]] += 1
+    picked = [split_order(members, seed)[: 1 + more] for members, more in zip(groups, counts.tolist(), strict=True)]
+    return SubsetSource(source, np.sort(np.concatenate(picked)), part)
+
+
+def shots_source(source: Source, shots: int, seed: int) -> Source:
+    """A seeded choice of ``shots`` pictures of every class (all of a class that has fewer).
+
+    Raises:
+        VitrailError: fewer than one.
+    """
+    if shots < 1:
+        raise VitrailError(f"shots must be at least 1 picture of each class, not {shots}")
+    labels = [label for label in np.unique(source.labels).tolist() if label >= 0]
+    picked = [split_order(np.flatnonzero(source.labels == label), seed)[:shots] for label in labels]
+    return SubsetSource(source, np.sort(np.concatenate(picked)), f"{shots}-shot")
+
+
 def _open_folder(path: Path, val_fraction: float, seed: int, labelled: bool) -> Splits:
     if holds_idx(path):
         return Splits(*open_idx_folder(path))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -54,19 +54,26 @@ def read_curves(path: Path) -> tuple[str, dict[str, Curve]]:
     return axis or "step", {name: (array[:, 0], array[:, 1]) for name, array in arrays.items() if len(array)}
 
 
-def draw_curves(path: Path) -> dict[str, Figure]:
+def draw_curves(path: Path, alone: Collection[str] = ()) -> dict[str, Figure]:
     """One figure each for the losses, the held-out scores and the learning rate; those that have no rows are left out.
 
     The best value of the first held-out score is marked.
+
+    Args:
+        path: the ``metrics.csv``.
+        alone: columns on a scale of their own, each in a figure by itself.
 
     Raises:
         VitrailError: as :func:`read_curves`.
     """
     axis, curves = read_curves(path)
-    losses = {n: c for n, c in curves.items() if n not in NOT_CURVES and (not n.startswith("val_") or "loss" in n)}
-    scores = {n: c for n, c in curves.items() if n.startswith("val_") and "loss" not in n}
-    rates = {n: c for n, c in curves.items() if n == "lr"}
-    groups = {"Loss": losses, "Held-out score": scores, "Learning rate": rates}
+    joined = {n: c for n, c in curves.items() if n not in alone}
+    losses = {n: c for n, c in joined.items() if n not in NOT_CURVES and (not n.startswith("val_") or "loss" in n)}
+    scores = {n: c for n, c in joined.items() if n.startswith("val_") and "loss" not in n}
+    rates = {n: c for n, c in joined.items() if n == "lr"}
+    groups = {"Loss": losses, "Held-out score": scores}
+    groups |= {_title(n): {n: c} for n, c in curves.items() if n in alone}
+    groups |= {"Learning rate": rates}
     end = max((float(x[-1]) for group in groups.values() for x, _ in group.values()), default=0.0)
     return {title: _draw(title, axis, group, end) for title, group in groups.items() if group}
 
@@ -117,6 +124,11 @@ def _draw_group(axes: Axes, group: Mapping[str, Curve]) -> None:
 
 def _cycle(count: int) -> Sequence[tuple[str, str]]:
     return [STYLES[number % len(STYLES)] for number in range(count)]
+
+
+def _title(name: str) -> str:
+    plain = "gradient norm" if name == "grad_norm" else _spoken(name)
+    return plain[:1].upper() + plain[1:]
 
 
 def _spoken(name: str) -> str:

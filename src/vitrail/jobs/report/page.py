@@ -48,6 +48,7 @@ def render(run: RunSummary) -> str:
         _warnings(run),
         _comparison(run),
         _curves(run),
+        _moments(run),
         _classes(run),
         _mistakes(run),
         _first_batch(run.first_batch),
@@ -96,9 +97,20 @@ def _comparison(run: RunSummary) -> str:
 
 
 def _curves(run: RunSummary) -> str:
-    figures = draw_curves(run.metrics) if run.metrics is not None else {}
+    figures = draw_curves(run.metrics, run.alone) if run.metrics is not None else {}
     drawn = (to_svg(figure, f"curve{i}", title) for i, (title, figure) in enumerate(figures.items()))
     return section("Curves", f'<div class="curves">{"".join(drawn)}</div>') if figures else ""
+
+
+def _moments(run: RunSummary) -> str:
+    if not run.moments:
+        return ""
+    cards = "".join(
+        f"<figure>{picture(moment.image, moment.caption)}<figcaption>{text(moment.caption)}</figcaption></figure>"
+        for moment in run.moments
+    )
+    lead = "The same held-out pictures, none of which it learns from, as training goes on."
+    return section("What it sees", f'<div class="moments">{cards}</div>', lead=lead)
 
 
 def _classes(run: RunSummary) -> str:

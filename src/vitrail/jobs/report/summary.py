@@ -86,6 +86,19 @@ class Mistake:
 
 
 @dataclass(frozen=True)
+class Moment:
+    """The same few pictures as the model saw them at one time of the run.
+
+    Attributes:
+        caption: when.
+        image: what it saw.
+    """
+
+    caption: str
+    image: Image.Image
+
+
+@dataclass(frozen=True)
 class RunSummary:
     """Everything a report shows. A part that is empty or None leaves its section out.
 
@@ -99,6 +112,8 @@ class RunSummary:
         comparison: this run's result and others.
         comparison_metric: what is compared, with its unit.
         metrics: ``metrics.csv`` with columns step or epoch, losses, ``val_…`` scores and ``lr``.
+        alone: columns of it on a scale of their own.
+        moments: the same pictures over the run, in time order.
         confusion: counts, ``(classes, classes)``: rows are the true class, columns the predicted one.
         per_class: scores by class.
         first_batch: pictures of the first training batch.
@@ -119,6 +134,8 @@ class RunSummary:
     comparison: Sequence[Comparison] = ()
     comparison_metric: str = "Accuracy, %"
     metrics: Path | None = None
+    alone: Sequence[str] = ()
+    moments: Sequence[Moment] = ()
     confusion: Int[np.ndarray, "k k"] | None = None
     per_class: Sequence[ClassScores] = ()
     first_batch: FirstBatch | None = None

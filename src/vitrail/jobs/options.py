@@ -1,0 +1,67 @@
+"""Options given as ``name=value``: fields of an architecture, the numbers of a method."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import MISSING, fields
+from typing import Any, TypeVar
+
+import yaml
+
+from vitrail.contracts import VitrailError
+
+T = TypeVar("T")
+
+
+def named_values(options: Sequence[str], what: str) -> dict[str, Any]:
+    """``("depth=6", "pool=mean")`` as names and values; values are read as YAML.
+
+    Args:
+        options: each ``name=value``.
+        what: they are called in messages.
+
+    Raises:
+        VitrailError: of another form.
+    """
+    found: dict[str, Any] = {}
+    for option in options:
+        name, equals, value = option.partition("=")
+        if not equals:
+            raise VitrailError(f"{what} {option!r} is not of the form name=value")
+        found[name.strip().replace("-", "_")] = yaml.safe_load(value)
+    return found
+
+
+def filled(kind: type[T], options: Sequence[str], what: str) -> T:
+    """A dataclass of options with some of its fields set.
+
+    Args:
+        kind: the dataclass; every field has a default.
+        options: each ``name=value``.
+        what: they are called in messages.
+
+    Raises:
+        VitrailError: an unknown name, with those there are, or a value of another kind than the default's.
+    """
+    known = {field.name: field.default for field in fields(kind)}  # type: ignore[arg-type]
+    values = named_values(options, what)
+    unknown = [name for name in values if name not in known]
+    if unknown:
+        raise VitrailError(f"there is no {what} {', '.join(unknown)}; there are {', '.join(known) or 'none'}")
+    return kind(**{name: _like(name, value, known[name], what) for name, value in values.items()})
+
+
+def _like(name: str, value: Any, default: Any, what: str) -> Any:
+    """A value in the type of the default it replaces; YAML's lists become tuples."""
+    if isinstance(value, list):
+        value = tuple(value)
+    if default is None or default is MISSING or value is None:
+        return value
+    try:
+        if isinstance(default, float) and not isinstance(value, bool):
+            return float(value)  # YAML takes 1e-4, without a point, for a word.
+    except (TypeError, ValueError):
+        pass
+    if type(value) is not type(default):
+        raise VitrailError(f"{what} {name}={value!r} is {type(value).__name__}, not {type(default).__name__}")
+    return value

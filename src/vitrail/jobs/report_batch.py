@@ -1,0 +1,24 @@
+"""The first training batch of a run, for its report."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from vitrail.contracts import Batch
+from vitrail.data import Loader, Preprocess
+from vitrail.jobs.report import FirstBatch
+
+SHOWN = 16
+
+
+def first_batch(loader: Loader, captions: Callable[[Batch], Sequence[str]], preprocess: Preprocess) -> FirstBatch:
+    """Its first pictures as the model saw them; the loader's workers end.
+
+    Args:
+        loader: of the training batches.
+        captions: one for each picture of a batch.
+        preprocess: of the model.
+    """
+    batch = next(iter(loader.epoch(0)))
+    loader.close()
+    return FirstBatch(batch.images[:SHOWN], captions(batch)[:SHOWN], preprocess.mean, preprocess.std)

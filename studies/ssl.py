@@ -1,0 +1,142 @@
+"""What learning without labels is worth on Fashion-MNIST: fresh weights, MAE, DINO, BEiT, and pixels alone.
+
+Run: python studies/ssl.py [--seeds 0 1 2] [--out runs/ssl] [--methods mae dino beit]
+
+Every method learns from the 60,000 training pictures by its recipe, all on one small ViT and at about the same cost
+(the minutes are in the table). Measured on the 10,000 test pictures: nearest neighbours and a linear probe on all
+labels, and training on 1,000 labels from each start. Killed, the same command goes on: finished runs are read, the
+unfinished one continues.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+from rich.table import Table
+
+import vitrail
+from vitrail.data import Source, open_data
+from vitrail.jobs import PretrainConfig, ProbeConfig, TrainConfig
+from vitrail.metrics import knn_probabilities
+from vitrail.recipes import recipe_config
+
+DATA = "fashion-mnist"
+METHODS = {"mae": "fashion_mnist_mae", "dino": "fashion_mnist_dino", "beit": "fashion_mnist_beit"}
+"""The recipe of each method."""
+LABELS = 1000
+COLUMNS = ("linear probe", "nearest neighbours", f"{LABELS:,} labels", "minutes")
+
+
+def read(folder: Path) -> dict[str, Any] | None:
+    """The figures of a finished run."""
+    file = folder / "metrics.json"
+    return json.loads(file.read_text(encoding="utf-8")) if file.exists() else None
+
+
+def pretrained(method: str, seed: int, out: Path) -> Path:
+    """The folder of a finished pretraining."""
+    folder = out / f"{method}-{seed}"
+    if read(folder) is None:
+        config = recipe_config(METHODS[method])
+        assert isinstance(config, PretrainConfig), f"{METHODS[method]} is no pretraining"
+        vitrail.pretrain(replace(config, seed=seed, out=folder))
+    return folder
+
+
+def probed(model: Path, weights: bool, seed: int, out: Path) -> dict[str, Any]:
+    """Nearest neighbours and linear probe of a run's model, with its weights or with fresh ones."""
+    if read(out) is None:
+        vitrail.probe(ProbeConfig(data=DATA, model=str(model), pretrained=weights, crop=1.0, seed=seed, out=out))
+    found = read(out)
+    assert found is not None
+    return found
+
+
+def on_few_labels(model: Path, weights: bool, seed: int, out: Path) -> dict[str, Any]:
+    """A training on some of the labels; the same pictures for every start of a seed."""
+    if read(out) is None:
+        vitrail.train(
+            TrainConfig(
+                data=DATA,
+                model=str(model),
+                pretrained=weights,
+                train_limit=LABELS,
+                crop=1.0,
+                epochs=80,
+                batch_size=50,
+                lr=1e-3,
+                layer_decay=0.75 if weights else 1.0,
+                ema_decay=0.99,
+                crop_scale=(0.7, 1.0),
+                randaugment=None,
+                mixup=0.0,
+                cutmix=0.0,
+                erasing=0.0,
+                eval_every=80,
+                workers=0,
+                report=False,
+                seed=seed,
+                out=out,
+            )
+        )
+    found = read(out)
+    assert found is not None
+    return found
+
+
+def on_pixels(out: Path) -> float:
+    """Ten nearest neighbours on the pixels themselves."""
+    file = out / "pixels.json"
+    if not file.exists():
+        splits = open_data(DATA)
+
+        def pixels(source: Source) -> torch.Tensor:
+            return torch.stack([source.pixels(i).flatten() for i in range(len(source))]).float()
+
+        labels = torch.from_numpy(splits.train.labels)
+        votes = knn_probabilities(pixels(splits.train), labels, pixels(splits.val), len(splits.train.classes))
+        right = (votes.argmax(dim=1) == torch.from_numpy(splits.val.labels)).double().mean()
+        out.mkdir(parents=True, exist_ok=True)
+        file.write_text(json.dumps({"accuracy": float(right)}))
+    return json.loads(file.read_text())["accuracy"]
+
+
+def measure(start: str, seed: int, out: Path) -> list[float]:
+    """The columns of one start and seed; "fresh" is MAE's architecture with fresh weights."""
+    weights = start != "fresh"
+    run = pretrained(start if weights else "mae", seed, out)
+    probe = probed(run, weights, seed, out / f"probe-{start}-{seed}")
+    few = on_few_labels(run, weights, seed, out / f"few-{start}-{seed}")
+    minutes = read(run)["seconds"] / 60 if weights else 0.0  # type: ignore[index]  # it has finished
+    return [100 * probe["linear"]["accuracy"], 100 * probe["knn"]["accuracy"], 100 * few["accuracy"], minutes]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
+    parser.add_argument("--out", type=Path, default=Path("runs/ssl"))
+    parser.add_argument("--methods", nargs="+", choices=METHODS, default=list(METHODS))
+    options = parser.parse_args()
+    neighbours = on_pixels(options.out)
+    starts = ["fresh", *options.methods]
+    # Seed by seed, so that an interrupted study has compared all starts on the seeds it finished.
+    found = {(start, seed): measure(start, seed, options.out) for seed in options.seeds for start in starts}
+    table = Table("start", *COLUMNS, title=f"{DATA}, per cent right, mean ± spread over seeds")
+    for start in starts:
+        rows = [found[start, seed] for seed in options.seeds]
+        spread = statistics.stdev if len(rows) > 1 else lambda _: 0.0
+        table.add_row(
+            start, *(f"{statistics.mean(column):.2f} ± {spread(column):.2f}" for column in zip(*rows, strict=True))
+        )
+    Console().print(table, f"nearest neighbours on pixels: {100 * neighbours:.2f} %")
+
+
+if __name__ == "__main__":
+    main()
