@@ -14,7 +14,7 @@ from vitrail.data import Preprocess
 from vitrail.explain import record
 from vitrail.models import ConvNeXt, ResNet, build, config_of
 from vitrail.models.conv import ConvNet, ResNetStages
-from vitrail.weights import Artefact, create_model
+from vitrail.weights import Artefact, convert, create_model
 
 from .peers import pictures
 from .tiny_conv import TINY
@@ -174,3 +174,20 @@ def test_what_cannot_be_is_refused_with_a_reason() -> None:
     with pytest.raises(VitrailError, match="four stages"):
         tiny("resnet18", depths=(1, 1))
     assert tiny("resnet18").eval()(pictures(17, 5)).shape == (2, 5)
+
+
+def test_a_stem_for_small_pictures_keeps_their_sides_and_is_recognised_in_a_file(tmp_path: Path) -> None:
+    model = tiny("resnet18", stem="small", in_channels=1, img_size=28).eval()
+    assert isinstance(model, ResNet)
+    images = pictures(28, 28)[:, :1]
+    assert [tuple(found.shape[-2:]) for found in model.feature_maps(images)] == [(28, 28), (14, 14), (7, 7), (4, 4)]
+    theirs = {name.removeprefix("stages.").replace("head.", "fc."): t for name, t in model.state_dict().items()}
+    torch.save(theirs, tmp_path / "resnet.pth")
+    again = create_model(
+        "resnet18", pretrained=tmp_path / "resnet.pth", depths=[1, 1, 1, 1], img_size=28, in_channels=1
+    )
+    assert again.config == model.config
+    torch.testing.assert_close(again(images), model(images))
+    Artefact(model, (), Preprocess(size=(28, 28), mean=(0.5,), std=(0.5,))).save_pretrained(tmp_path / "artefact")
+    with pytest.raises(VitrailError, match="timm has no ResNet whose stem"):
+        convert(tmp_path / "artefact", tmp_path / "timm", to="timm")

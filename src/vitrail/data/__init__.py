@@ -1,6 +1,8 @@
 """Pictures in, batches out: reading, preprocessing, data sets, augmentation, mixing, and the loader."""
 
 from vitrail.data.cache import PictureCache
+from vitrail.data.clip import list_clips, open_clip
+from vitrail.data.clip_transform import ClipTransform
 from vitrail.data.loader import Loader, Skipped
 from vitrail.data.mixing import Mixing
 from vitrail.data.order import Order
@@ -11,6 +13,8 @@ from vitrail.data.preprocess import HALF_MEAN, HALF_STD, IMAGENET_MEAN, IMAGENET
 from vitrail.data.sources import (
     FASHION_CLASSES,
     KNOWN,
+    CaptionedSource,
+    ClipSource,
     CsvSource,
     DigitsSource,
     ElpvSource,
@@ -21,6 +25,8 @@ from vitrail.data.sources import (
     Source,
     Splits,
     SubsetSource,
+    open_captions,
+    open_clips,
     open_data,
     sample_source,
     shots_source,
@@ -40,6 +46,9 @@ __all__ = [
     "MAX_PIXELS",
     "Augment",
     "BrokenPicture",
+    "CaptionedSource",
+    "ClipSource",
+    "ClipTransform",
     "CsvSource",
     "DigitsSource",
     "ElpvSource",
@@ -60,7 +69,11 @@ __all__ = [
     "SubsetSource",
     "TextTokenizer",
     "TrainTransform",
+    "list_clips",
     "list_pictures",
+    "open_captions",
+    "open_clip",
+    "open_clips",
     "open_data",
     "pad_collate",
     "pad_to_largest",

@@ -91,7 +91,7 @@ def make_cache(source: Source, cache: bool | Literal["auto"]) -> PictureCache | 
 
     ``True`` may use half of the free memory. ``"auto"`` may use :data:`AUTO_BYTES` or a quarter of the free memory,
     whichever is less, and gives up once the first pictures read show that the whole set, decoded, would not fit.
-    Neither caches what is in memory anyway.
+    Neither caches what is in memory anyway, or what is no picture that stays the same.
 
     Raises:
         VitrailError: another value.
@@ -99,7 +99,7 @@ def make_cache(source: Source, cache: bool | Literal["auto"]) -> PictureCache | 
     if cache not in (True, False, "auto"):
         raise VitrailError(f"cache must be True, False or 'auto', not {cache!r}")
     # Windows and macOS spawn their workers, which cannot inherit the memory.
-    if not cache or source.in_memory or "fork" not in multiprocessing.get_all_start_methods():
+    if not cache or source.in_memory or not source.cacheable or "fork" not in multiprocessing.get_all_start_methods():
         return None
     capacity = free_memory() // 2
     if cache == "auto":

@@ -161,7 +161,7 @@ def _read_file(path: Path, name: str) -> bytes:
 
 def _decode(data: bytes, name: str) -> Image.Image:
     try:
-        with _strict_decoding():
+        with strict_decoding():
             picture = Image.open(io.BytesIO(data), formats=_FORMATS)
             width, height = picture.size
             if width * height > MAX_PIXELS:
@@ -186,7 +186,7 @@ def _bomb(what: str) -> str:
 
 
 @contextmanager
-def _strict_decoding() -> Iterator[None]:
+def strict_decoding() -> Iterator[None]:
     """Hold Pillow to whole files: some libraries set ``LOAD_TRUNCATED_IMAGES`` for the whole process."""
     if not ImageFile.LOAD_TRUNCATED_IMAGES:
         yield

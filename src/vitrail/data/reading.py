@@ -162,6 +162,7 @@ class BatchReader(Dataset[Outcome]):
         skipped: list[tuple[str, str]] = []
         for index, seed in zip(indices.tolist(), sample_seeds(self.seed, epoch, indices), strict=True):
             self.hands.take(epoch, number, index)
+            generator.manual_seed(seed)
             try:
                 pixels = self.pixels(index)
             except BrokenPicture as error:
@@ -169,7 +170,6 @@ class BatchReader(Dataset[Outcome]):
                     raise
                 skipped.append((error.name, error.reason))
                 continue
-            generator.manual_seed(seed)
             samples.append(self._transform(index, pixels))
             kept.append(index)
         self.hands.take(epoch, number, -1)
@@ -190,7 +190,8 @@ class BatchReader(Dataset[Outcome]):
         except Exception as error:
             error.add_note(f"while transforming {printable(self.source.name(index))}")
             raise
-        return {"images": sample} if isinstance(sample, Tensor) else dict(sample)
+        named = {"images": sample} if isinstance(sample, Tensor) else dict(sample)
+        return {**named, **self.source.extras(index)}
 
     def _mix(self, outcome: Outcome, mixing: Callable[[Batch], Batch]) -> Outcome:
         batch = mixing(to_batch(outcome))

@@ -77,8 +77,8 @@ def pretrain(config: PretrainConfig) -> PretrainResult | None:
     world.on_main(lambda: claim("pretrain", config, out, MORE_FREE))
     # Drawn before anything else, so that fresh weights are the same in every process and on every resume.
     torch.manual_seed(config.seed)
-    splits = open_pictures(config, world)
     start = starting_point(config, entry)
+    splits = open_pictures(config, world) if entry.opens is None else entry.opens(config, start, options)
     parts = Parts(config, out, entry, options, splits, start, entry.build(start, options), world)
     say_once(world, f"{config.data}: {len(splits.train)} pictures to learn from, {len(splits.val)} held out")
     loader = training_loader(parts)
@@ -87,7 +87,7 @@ def pretrain(config: PretrainConfig) -> PretrainResult | None:
         loader,
         config.engine(),
         out,
-        evaluate=FeatureWatch(splits, start.preprocess, feature_pool(start, entry), config, world),
+        evaluate=FeatureWatch(splits, entry.plain(start), entry.encoder, feature_pool(start, entry), config, world),
         observe=album(parts),
         fingerprint=fingerprint(parts),
         world=world,
@@ -99,7 +99,8 @@ def pretrain(config: PretrainConfig) -> PretrainResult | None:
 def starting_point(config: PretrainConfig, entry: Pretraining) -> Start:
     """The model as the method finds it, with its preprocessing and augmentation."""
     artefact = open_model(config.model, architecture(config, entry), pretrained=config.pretrained, online=config.online)
-    return Start(artefact.model, with_crop(artefact, config.crop).preprocess, config.augment(), config.online)
+    preprocess = with_crop(artefact, config.crop).preprocess
+    return Start(artefact.model, preprocess, config.augment(), config.online, artefact.files)
 
 
 def architecture(config: PretrainConfig, entry: Pretraining) -> dict[str, Any]:
@@ -122,7 +123,8 @@ def album(parts: Parts) -> Album:
     """The held-out pictures that are shown over time."""
     config, entry, start = parts.config, parts.entry, parts.start
     folder = parts.out / PICTURES
-    return Album(parts.method, parts.splits.val, config.pictured, start.preprocess, entry.show, folder, parts.world)
+    count = config.pictured if entry.pictures else 0
+    return Album(parts.method, parts.splits.val, count, start.preprocess, entry.show, folder, parts.world)
 
 
 def training_loader(parts: Parts) -> Loader:
@@ -158,7 +160,9 @@ def finish(parts: Parts, fitted: FitResult, loader: Loader, seconds: float) -> P
     config, out = parts.config, parts.out
     hardware = Hardware.of(config, parts.world)
     assert isinstance(fitted.model, Model)
-    artefact = Artefact(fitted.model, (), parts.start.preprocess, {"method": config.method, "data": config.data})
+    notes = {"method": config.method, "data": config.data}
+    files = parts.entry.files(parts.start, parts.options)
+    artefact = Artefact(fitted.model, (), parts.start.preprocess, notes, files)
     artefact.save_pretrained(out / MODEL)
     facts = {
         **fitted.metrics,

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from vitrail.data import Loader, Preprocess, Source, Splits, TrainTransform, sample_source
+from vitrail.data import Loader, Source, Splits, sample_source
+from vitrail.data.reading import PictureTransform
 from vitrail.engine import World, resolve_device
 from vitrail.jobs.embed import FeaturePool, FeatureVector
 from vitrail.jobs.pretrain_config import PretrainConfig
@@ -41,24 +42,33 @@ class FeatureWatch:
 
     Args:
         splits: the data.
-        preprocess: of the model.
+        plain: makes the model's input of a sample.
+        encoder: the part of what the method keeps that is measured.
         pool: what of the tokens is the feature.
         config: how many pictures, neighbours, workers.
         world: the processes that train together.
     """
 
     def __init__(
-        self, splits: Splits, preprocess: Preprocess, pool: FeaturePool, config: PretrainConfig, world: World
+        self,
+        splits: Splits,
+        plain: PictureTransform,
+        encoder: Callable[[nn.Module], nn.Module],
+        pool: FeaturePool,
+        config: PretrainConfig,
+        world: World,
     ) -> None:
         self._classes = splits.train.classes
+        self._plain, self._encoder = plain, encoder
         self._pool: FeaturePool = pool
         self._config, self._world = config, world
         self._device = resolve_device(config.device, world)
-        self._held_out = self._loader(splits.val, preprocess)
-        self._known = self._loader(splits.train, preprocess) if self._classes else None
+        self._held_out = self._loader(splits.val)
+        self._known = self._loader(splits.train) if self._classes else None
 
     def __call__(self, model: nn.Module) -> Mapping[str, float]:
         """``knn`` (share of right answers, where there are classes), ``feature_rank``, ``feature_deviation``."""
+        model = self._encoder(model)
         if not isinstance(model, Backbone):  # A tokenizer, say, has no features that stand for a picture.
             return {}
         vector = FeatureVector(model, self._pool)
@@ -78,12 +88,12 @@ class FeatureWatch:
         votes = knn_probabilities(bank.values, bank.labels, queries.values, len(self._classes), k)
         return float((votes.argmax(dim=1) == queries.labels).double().mean())
 
-    def _loader(self, source: Source, preprocess: Preprocess) -> Loader:
+    def _loader(self, source: Source) -> Loader:
         config, world = self._config, self._world
         chosen = sample_source(source, max(config.measured, len(source.classes)), config.split_seed, "measured")
         return Loader(
             chosen,
-            TrainTransform(preprocess, None),
+            self._plain,
             batch_size=config.micro_batch(world.size),
             shuffle=False,
             drop_last=False,

@@ -6,32 +6,28 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from torch import nn
+
 from vitrail.contracts import Method, VitrailError
-from vitrail.data import Augment, Preprocess, TrainTransform
+from vitrail.data import Splits, TrainTransform
 from vitrail.data.reading import PictureTransform
 from vitrail.jobs.embed import FeaturePool
+from vitrail.jobs.pretrain_clips import build_videomae, open_video, plain_clip, tube_view
+from vitrail.jobs.pretrain_config import PretrainConfig
+from vitrail.jobs.pretrain_pairs import build_clip, image_tower, open_pairs, pair_files, show_tower
 from vitrail.jobs.pretrain_pictures import Show, show_features, show_reconstruction
+from vitrail.jobs.pretrain_start import Start, augmented_view, own_files, plain_view
+from vitrail.jobs.teacher import build_distill_features
+from vitrail.methods import CLIPOptions, DistillFeaturesOptions, VideoMAEOptions
 from vitrail.methods.mae import MAE, MAEOptions, MaskedView
 from vitrail.methods.simmim import SimMIM, SimMIMOptions, SquaresView
-from vitrail.models import MAEConfig, MaskedAutoencoder, Model, VisionTransformer
+from vitrail.models import MAEConfig, MaskedAutoencoder, VisionTransformer
 from vitrail.models.mae import around
 
 
-@dataclass(frozen=True)
-class Start:
-    """What a method is built from.
-
-    Attributes:
-        model: as ``--model``, ``--model-options`` and ``--pretrained`` say; it has no classifier.
-        preprocess: the model's.
-        augment: how views of a picture vary, for methods that do not vary them in a way of their own.
-        online: whether further models (a teacher, a tokenizer) may be downloaded.
-    """
-
-    model: Model
-    preprocess: Preprocess
-    augment: Augment
-    online: bool = False
+def all_of(kept: nn.Module) -> nn.Module:
+    """What a method keeps, whole."""
+    return kept
 
 
 @dataclass(frozen=True)
@@ -46,6 +42,12 @@ class Pretraining:
         fresh: fields of the architecture that the paper sets where weights are fresh.
         pool: what the method makes the features of: what the online nearest neighbours read.
         show: what of a few fixed pictures is drawn over time.
+        opens: the data where it is more than pictures (captions, clips), from the config, the start and the options;
+            None for pictures.
+        files: small text files that the kept model needs besides its weights.
+        plain: how held-out samples are looked at when they are measured: without any randomness.
+        encoder: the part of what the method keeps whose features are measured.
+        pictures: whether what is learnt looks at pictures, so that some can be drawn over time.
 
     ``needs`` and ``fresh`` are set where the family has such fields; ``--model-options`` win over both.
     """
@@ -57,6 +59,11 @@ class Pretraining:
     fresh: Mapping[str, Any] = field(default_factory=dict)
     pool: FeaturePool = "class"
     show: Show = show_features
+    opens: Callable[[PretrainConfig, Start, Any], Splits] | None = None
+    files: Callable[[Start, Any], Mapping[str, str]] = own_files
+    plain: Callable[[Start], PictureTransform] = plain_view
+    encoder: Callable[[nn.Module], nn.Module] = all_of
+    pictures: bool = True
 
 
 def build_mae(start: Start, options: MAEOptions) -> MAE:
@@ -117,6 +124,25 @@ PRETRAINING: dict[str, Pretraining] = {
     ),
     "simmim": Pretraining(
         SimMIMOptions, build_simmim, simmim_view, needs={"mask_token": True, "pool": "mean"}, pool="mean"
+    ),
+    "distill_features": Pretraining(DistillFeaturesOptions, build_distill_features, augmented_view),
+    "clip": Pretraining(
+        CLIPOptions,
+        build_clip,
+        augmented_view,
+        show=show_tower,
+        opens=open_pairs,
+        files=pair_files,
+        encoder=image_tower,
+    ),
+    "videomae": Pretraining(
+        VideoMAEOptions,
+        build_videomae,
+        tube_view,
+        pool="mean",
+        opens=open_video,
+        plain=plain_clip,
+        pictures=False,
     ),
 }
 

@@ -21,4 +21,7 @@ def first_batch(loader: Loader, captions: Callable[[Batch], Sequence[str]], prep
     """
     batch = next(iter(loader.epoch(0)))
     loader.close()
-    return FirstBatch(batch.images[:SHOWN], captions(batch)[:SHOWN], preprocess.mean, preprocess.std)
+    images = batch.images[:SHOWN]
+    if images.ndim == 5:  # Of a clip the frame in the middle.
+        images = images[:, :, images.shape[2] // 2]
+    return FirstBatch(images, captions(batch)[:SHOWN], preprocess.mean, preprocess.std)

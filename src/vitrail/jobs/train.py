@@ -8,6 +8,7 @@ from pathlib import Path
 
 import torch
 
+from vitrail.contracts import Method
 from vitrail.data import Loader, Preprocess, Splits, TrainTransform, open_data
 from vitrail.engine import GLOBAL_BATCH, FitResult, World, fit, init, resolve_device
 from vitrail.jobs.claim import begun, claim, pictures_digest
@@ -15,14 +16,15 @@ from vitrail.jobs.few_labels import with_few_labels
 from vitrail.jobs.head_start import start_head_from_file, start_head_from_probe
 from vitrail.jobs.held_out import HeldOut
 from vitrail.jobs.inference import Hardware, Outputs, classifier, run_source
-from vitrail.jobs.models import open_model, with_crop
+from vitrail.jobs.models import open_model, weights_digest, with_crop
 from vitrail.jobs.progress import say, say_once
 from vitrail.jobs.run import MODEL, command_line, environment, write_metrics
 from vitrail.jobs.settings import default_out
+from vitrail.jobs.teacher import open_teacher
 from vitrail.jobs.train_config import TrainConfig
 from vitrail.jobs.train_report import report_run
 from vitrail.jobs.training import FREE
-from vitrail.methods import Classify
+from vitrail.methods import Classify, Distill, Teacher
 from vitrail.metrics import ClassificationScores, score_classifier
 from vitrail.models import Backbone
 from vitrail.weights import Artefact
@@ -47,6 +49,7 @@ class Parts:
     splits: Splits
     model: Backbone
     preprocess: Preprocess
+    teacher: Teacher | None
     world: World
 
     @property
@@ -73,14 +76,15 @@ def train(config: TrainConfig) -> TrainResult | None:
     torch.manual_seed(config.seed)
     splits = open_data(config.data, val_fraction=config.val_fraction, seed=config.split_seed, online=config.online)
     splits = with_few_labels(splits, config.train_limit, config.shots, config.seed)
-    parts = Parts(config, out, splits, *starting_model(config, splits.train.classes), world)
+    model, preprocess = starting_model(config, splits.train.classes)
+    parts = Parts(config, out, splits, model, preprocess, teacher_for(config, splits.train.classes, preprocess), world)
     if config.head != "fresh" and not begun(out):
         _start_head(parts)
     loader = training_loader(parts)
     measured = held_out(parts)
     say_once(world, f"{config.data}: {len(splits.train)} pictures to train on, {len(splits.val)} held out")
     fitted = fit(
-        Classify(parts.model),
+        objective(parts),
         loader,
         config.engine(),
         out,
@@ -100,6 +104,20 @@ def starting_model(config: TrainConfig, classes: tuple[str, ...]) -> tuple[Backb
     artefact = open_model(config.model, options, pretrained=config.pretrained, online=config.online)
     config.tuning()(artefact.backbone)
     return artefact.backbone, with_crop(artefact, config.crop).preprocess
+
+
+def teacher_for(config: TrainConfig, classes: tuple[str, ...], preprocess: Preprocess) -> Teacher | None:
+    """The frozen model that was asked for, if any."""
+    if config.teacher is None:
+        return None
+    return open_teacher(config.teacher, classes, preprocess, online=config.online)
+
+
+def objective(parts: Parts) -> Method:
+    """What is minimised: the labels' cross-entropy, with a teacher's where there is one."""
+    if parts.teacher is None:
+        return Classify(parts.model)
+    return Distill(parts.model, parts.teacher, parts.config.distill())
 
 
 def _start_head(parts: Parts) -> None:
@@ -152,7 +170,11 @@ def fingerprint(parts: Parts) -> dict[str, str]:
     """What must be the same for a run to be gone on with, besides the engine's own settings."""
     config = parts.config
     pictures = pictures_digest(parts.splits, parts.splits.train.probabilities if config.soft_labels else None)
+    taught = {}
+    if parts.teacher is not None:
+        taught = {"teacher": f"{weights_digest(parts.teacher.model)} {parts.teacher.own} {config.distill()}"}
     return {
+        **taught,
         GLOBAL_BATCH: str(config.batch_size),
         "model": f"{config.model} {parts.model.config}",
         "tuning": f"{config.head} {config.tune} {config.tune_blocks} {config.lora_rank} {config.lora_alpha}",

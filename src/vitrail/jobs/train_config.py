@@ -7,6 +7,7 @@ from typing import Literal
 
 from vitrail.data import Augment, Mixing
 from vitrail.jobs.training import Training
+from vitrail.methods import DistillOptions
 from vitrail.models.tune import Tune, tune_full, tune_head, tune_last, tune_lora
 
 
@@ -39,6 +40,16 @@ class TrainConfig(Training):
     """Inner width of the updates with --tune lora."""
     lora_alpha: float = 16.0
     """Scale of the updates times their rank."""
+
+    teacher: str | None = None
+    """A trained classifier of the same classes to learn from: a run's or an artefact's folder, a checkpoint, or a name.
+    A model with a distillation token (deit_…_distilled…) listens to it there, another with its only head."""
+    distillation: Literal["hard", "soft"] = "hard"
+    """What is taken from the teacher: the class that it chooses, or its probabilities."""
+    distillation_weight: float | None = None
+    """Share of the teacher in the loss. Left out: DeiT's 0.5 for hard and 0.1 for soft."""
+    distillation_temperature: float = 3.0
+    """Divides the logits of both sides; soft only."""
 
     crop_scale: tuple[float, float] | None = (0.08, 1.0)
     """Area of random resized crops; None takes pictures as evaluation does."""
@@ -83,6 +94,10 @@ class TrainConfig(Training):
         if not (self.mixup or self.cutmix or self.smoothing):
             return None
         return Mixing(num_classes, self.mixup, self.cutmix, prob=self.mix_prob, smoothing=self.smoothing)
+
+    def distill(self) -> DistillOptions:
+        """How a teacher is listened to."""
+        return DistillOptions(self.distillation, self.distillation_weight, self.distillation_temperature)
 
     def tuning(self) -> Tune:
         """What is frozen."""

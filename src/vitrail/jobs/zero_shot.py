@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 
 import torch
 import torch.nn.functional as F
@@ -15,7 +16,7 @@ from vitrail.jobs.inference import Hardware
 from vitrail.jobs.predict_classes import Answers, write_answers
 from vitrail.jobs.predict_config import PredictConfig
 from vitrail.jobs.tables import Row
-from vitrail.models import DualEncoder
+from vitrail.models import DualEncoder, DualEncoderConfig
 from vitrail.weights import Artefact
 
 
@@ -49,15 +50,44 @@ def tokenizer_of(artefact: Artefact, model: DualEncoder) -> TextTokenizer:
     Raises:
         VitrailError: none did.
     """
-    numbers = model.config
+    return tokenizer_for(artefact.files, model.config)
+
+
+def tokenizer_for(files: Mapping[str, str], numbers: DualEncoderConfig) -> TextTokenizer:
+    """A tokenizer by its files, for a model of these numbers.
+
+    Raises:
+        VitrailError: there is none among them, or it is another model's.
+    """
     return TextTokenizer(
-        artefact.files,
+        files,
         numbers.context_length,
         numbers.vocab_size,
         numbers.end_token,
         numbers.pad_token,
         numbers.clean,
     )
+
+
+def read_tokenizer(path: str) -> dict[str, str]:
+    """The files of a tokenizer, by name.
+
+    Args:
+        path: a ``tokenizer.json``; or a folder with one, or with ``vocab.json`` and ``merges.txt``.
+
+    Raises:
+        VitrailError: there is none.
+    """
+    whole = Path(path)
+    names = ("tokenizer.json", "vocab.json", "merges.txt")
+    found = {name: whole / name for name in names} if whole.is_dir() else {"tokenizer.json": whole}
+    try:
+        files = {name: file.read_text(encoding="utf-8") for name, file in found.items() if file.is_file()}
+    except (OSError, UnicodeDecodeError) as error:
+        raise VitrailError(f"{path}: the tokenizer cannot be read: {error}") from error
+    if not files:
+        raise VitrailError(f"{path}: no tokenizer there (tokenizer.json, or vocab.json and merges.txt)")
+    return files
 
 
 def embed_classes(

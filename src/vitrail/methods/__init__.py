@@ -1,7 +1,28 @@
 """Objectives: one paper, one file."""
 
 from vitrail.methods.classify import Classify
+from vitrail.methods.clip import CLIP, CLIPOptions
+from vitrail.methods.distill import Distill, DistillOptions
+from vitrail.methods.distill_features import DistillFeatures, DistillFeaturesOptions
 from vitrail.methods.mae import MAE, MAEOptions
 from vitrail.methods.simmim import SimMIM, SimMIMOptions
+from vitrail.methods.teacher import Teacher
+from vitrail.methods.videomae import TubeView, VideoMAE, VideoMAEOptions
 
-__all__ = ["MAE", "Classify", "MAEOptions", "SimMIM", "SimMIMOptions"]
+__all__ = [
+    "CLIP",
+    "MAE",
+    "CLIPOptions",
+    "Classify",
+    "Distill",
+    "DistillFeatures",
+    "DistillFeaturesOptions",
+    "DistillOptions",
+    "MAEOptions",
+    "SimMIM",
+    "SimMIMOptions",
+    "Teacher",
+    "TubeView",
+    "VideoMAE",
+    "VideoMAEOptions",
+]

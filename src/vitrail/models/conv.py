@@ -33,7 +33,12 @@ from vitrail.nn.tokens import Tokens
 BlockName = Literal["basic", "bottleneck"]
 BLOCKS: dict[BlockName, type[BasicBlock] | type[Bottleneck]] = {"basic": BasicBlock, "bottleneck": Bottleneck}
 
+StemName = Literal["large", "small"]
+
 BatchNormName = Literal["batch", "frozen"]
+STEMS: dict[StemName, tuple[int, int, int]] = {"large": (7, 2, 3), "small": (3, 1, 1)}
+"""Kernel, stride and padding of the first convolution."""
+
 BATCH_NORMS: dict[BatchNormName, Callable[[int], nn.Module]] = {"batch": nn.BatchNorm2d, "frozen": FrozenBatchNorm2d}
 
 
@@ -50,6 +55,8 @@ class ResNetStages(nn.Module):
         norm: makes a norm of a given width; ``FrozenBatchNorm2d`` for detectors.
         drop_path: rate of stochastic depth of the last block; earlier ones have less.
         dilation: whether the last stage has a dilation in place of its stride, and so a map of twice the sides.
+        stem: ``"large"``: a 7 × 7 convolution with stride 2 and a pool, which together keep a 4th of each side; or
+            ``"small"``: a 3 × 3 convolution that keeps them, for pictures of about 32 pixels (section 4.2).
     """
 
     def __init__(
@@ -60,6 +67,7 @@ class ResNetStages(nn.Module):
         norm: Callable[[int], nn.Module] = nn.BatchNorm2d,
         drop_path: float = 0.0,
         dilation: bool = False,
+        stem: StemName = "large",
     ) -> None:
         super().__init__()
         dilated = [False, False, dilation]
@@ -68,10 +76,11 @@ class ResNetStages(nn.Module):
         )
         self.widths = tuple(width * BLOCKS[block].expansion for width in (64, 128, 256, 512))
         self.conv1 = net.conv1
-        if in_channels != 3:
-            self.conv1 = nn.Conv2d(in_channels, 64, kernel_size=7, stride=2, padding=3, bias=False)
+        if in_channels != 3 or stem == "small":
+            self.conv1 = nn.Conv2d(in_channels, 64, *STEMS[stem], bias=False)
             nn.init.kaiming_normal_(self.conv1.weight, mode="fan_out", nonlinearity="relu")
-        self.bn1, self.relu, self.maxpool = net.bn1, net.relu, net.maxpool
+        self.bn1, self.relu = net.bn1, net.relu
+        self.maxpool: nn.Module = nn.Identity() if stem == "small" else net.maxpool
         self.layer1, self.layer2, self.layer3, self.layer4 = net.layer1, net.layer2, net.layer3, net.layer4
         blocks = [block for stage in (net.layer1, net.layer2, net.layer3, net.layer4) for block in stage]
         for rate, unit in zip(drop_path_rates(drop_path, len(blocks)), blocks, strict=True):
@@ -278,10 +287,17 @@ class ResNetConfig(ConvConfig):
     Attributes:
         block: ``"basic"`` or ``"bottleneck"``.
         norm: ``"batch"``, or ``"frozen"``: its statistics and factors are constants (detectors, small batches).
+        stem: ``"large"``, or ``"small"`` for pictures of about 32 pixels (He et al. 2016, section 4.2).
     """
 
     block: BlockName = "bottleneck"
     norm: BatchNormName = "batch"
+    stem: StemName = "large"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.stem not in STEMS:
+            raise VitrailError(f"the stem of a ResNet is large or small, not {self.stem!r}")
 
 
 class ResNet(ConvNet[ResNetConfig]):
@@ -293,7 +309,7 @@ class ResNet(ConvNet[ResNetConfig]):
 
     def __init__(self, config: ResNetConfig) -> None:
         norm = BATCH_NORMS[config.norm]
-        stages = ResNetStages(config.block, config.depths, config.in_channels, norm, config.drop_path)
+        stages = ResNetStages(config.block, config.depths, config.in_channels, norm, config.drop_path, stem=config.stem)
         super().__init__(config, stages, stages.widths, nn.Identity(), least=1)
 
     def fresh_head(self) -> nn.Linear:

@@ -23,7 +23,7 @@ def fit_resnet(state: State, source: ResNetConfig, target: ResNetConfig, account
             del state[name]
 
 
-RESNET = Adaptation(frozenset({"num_classes"}), FREE | {"norm"}, fit_resnet)
+RESNET = Adaptation(frozenset({"num_classes", "stem"}), FREE | {"norm"}, fit_resnet)
 CONVNEXT = Adaptation(
     frozenset({"num_classes"}), FREE | {"layer_scale"}, fit_simple("stages.features.0.0.weight", HEAD)
 )

@@ -69,6 +69,7 @@ def read_resnet(raw: Raw) -> Translated:
         num_classes=0 if head is None else head.shape[0],
         depths=depths,
         block="bottleneck" if "layer1.0.conv3.weight" in names else "basic",
+        stem="small" if raw.tensors["conv1.weight"].shape[-1] == 3 else "large",
     )
     ours = names_of(config)
     state = translate(raw.tensors, [Name(name, (resnet_name(name),)) for name in ours], {}, account)

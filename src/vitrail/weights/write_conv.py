@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from vitrail.contracts import VitrailError
 from vitrail.data.preprocess import Preprocess
 from vitrail.models import MODELS, ConvNeXtConfig, ResNetConfig
 from vitrail.nn.embed import as_pair
@@ -24,7 +25,13 @@ def resnet_for_timm(
     classes: tuple[str, ...],
     preprocess: Preprocess,
 ) -> Files:
-    """A folder for ``timm.create_model("local-dir:…")``."""
+    """A folder for ``timm.create_model("local-dir:…")``.
+
+    Raises:
+        VitrailError: a stem for small pictures, which timm has no argument for.
+    """
+    if config.stem != "large":
+        raise VitrailError("timm has no ResNet whose stem keeps the picture's sides (stem='small')")
     tensors = rename(state, [Name(name, (resnet_name(name),)) for name in state])
     for name in [name for name in tensors if name.endswith("running_var")]:
         # Frozen norms do not count; timm's, which are not frozen, do.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -26,12 +26,15 @@ class Source(ABC):
         probabilities: ``(n, K)`` float32 class probabilities, where more is known of a picture than one class: how many
             annotators named each, how sure they were. None where it is not.
         in_memory: whether :meth:`pixels` costs next to nothing, so that caching it would gain nothing.
+        cacheable: whether :meth:`pixels` gives one picture, the same each time, so that a cache may stand for it. A
+            source that draws what it gives does so from torch's global generator, which is seeded per sample.
     """
 
     classes: tuple[str, ...]
     labels: NDArray[np.int64]
     probabilities: NDArray[np.float32] | None = None
     in_memory: bool = False
+    cacheable: bool = True
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -55,6 +58,10 @@ class Source(ABC):
     def pixels(self, index: int) -> UInt8[Tensor, "c h w"]:
         """The same as :meth:`picture` as a uint8 tensor of 1 or 3 channels."""
         return to_pixels(self.picture(index))
+
+    def extras(self, index: int) -> Mapping[str, Tensor]:
+        """What belongs to the picture besides its label, by name (a caption's tokens): for :attr:`Batch.extras`."""
+        return {}
 
     def label(self, index: int) -> int | None:
         """The class number, or None when it is unknown."""
@@ -108,6 +115,7 @@ class SubsetSource(Source):
         self.labels = source.labels[self.indices]
         self.probabilities = None if source.probabilities is None else source.probabilities[self.indices]
         self.in_memory = source.in_memory
+        self.cacheable = source.cacheable
 
     def name(self, index: int) -> str:
         """The name in the whole source."""
@@ -120,6 +128,10 @@ class SubsetSource(Source):
     def pixels(self, index: int) -> UInt8[Tensor, "c h w"]:
         """The pixels of the whole source."""
         return self.source.pixels(int(self.indices[index]))
+
+    def extras(self, index: int) -> Mapping[str, Tensor]:
+        """Those of the whole source."""
+        return self.source.extras(int(self.indices[index]))
 
     def describe(self) -> dict[str, Any]:
         """The whole source's description with the part's name and length."""

@@ -31,6 +31,7 @@ class _Row(NamedTuple):
     line: int
     path: str
     label: str
+    caption: str
     part: str
     probabilities: dict[str, float]
 
@@ -42,17 +43,22 @@ class CsvSource(Source):
     ``split`` (``train``; ``val``, ``valid``, ``validation`` or ``test``). Where annotators disagreed, a column
     ``p:CLASS`` for each class may give its probability in the picture (each row adds up to 1). Others are ignored.
     UTF-8, comma-separated. Classes are the labels of the whole file, sorted; as numbers where all of them are whole
-    numbers.
+    numbers. Where pictures come with sentences, they stand in a column ``caption``; a picture with several captions has
+    as many rows.
 
     Args:
         path: the CSV file.
         part: only the rows of this split, or all rows.
         channels: 3 (RGB) or 1 (grey).
         labelled: False ignores the label column, which may then be missing.
+        captioned: True needs the caption column, which is ignored otherwise.
+
+    Attributes:
+        captions: one for each picture when ``captioned``, else none.
 
     Raises:
-        VitrailError: unreadable, columns missing, no rows, rows without label, a picture listed with two labels or in
-            both splits, probabilities that are none, files that do not exist (each named with its line).
+        VitrailError: unreadable, columns missing, no rows, rows without label or caption, a picture listed with two
+            labels or in both splits, probabilities that are none, files that do not exist (each named with its line).
     """
 
     def __init__(
@@ -61,11 +67,12 @@ class CsvSource(Source):
         part: Part | None = None,
         channels: int = 3,
         labelled: bool = True,
+        captioned: bool = False,
     ) -> None:
         self.path = Path(path)
         self.part = part
         self.channels = channels
-        rows, self.has_split = _read_rows(self.path, labelled)
+        rows, self.has_split = _read_rows(self.path, labelled, captioned)
         _check_unique(self.path, rows)
         _check_files(self.path, rows)
         self.classes = _sorted_labels({row.label for row in rows}) if labelled else ()
@@ -76,6 +83,7 @@ class CsvSource(Source):
             if not rows:
                 raise VitrailError(f"{_shown(self.path)}: no row has the split {part!r}")
         self.paths = PackedNames(row.path for row in rows)
+        self.captions = tuple(row.caption for row in rows) if captioned else ()
         numbers = {label: number for number, label in enumerate(self.classes)}
         self.labels = np.array([numbers.get(row.label, -1) for row in rows], dtype=np.int64)
         if any(row.probabilities for row in rows):
@@ -94,18 +102,19 @@ class CsvSource(Source):
         return {"kind": "csv", "path": os.fspath(self.path), "part": self.part, "length": len(self)}
 
 
-def _read_rows(path: Path, labelled: bool) -> tuple[list[_Row], bool]:
+def _read_rows(path: Path, labelled: bool, captioned: bool) -> tuple[list[_Row], bool]:
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:
             table = csv.DictReader(file, strict=True)
             columns = {(column or "").strip().lower(): column for column in table.fieldnames or ()}
-            missing = [name for name in ("image", "label")[: 1 + labelled] if name not in columns]
+            needed = ("image", *("label",) * labelled, *("caption",) * captioned)
+            missing = [name for name in needed if name not in columns]
             if missing:
                 have = ", ".join(columns) or "none"
                 raise VitrailError(
                     f"{_shown(path)}: the header lacks the column {' and '.join(missing)}; it has: {have}"
                 )
-            rows = [_row(path, table.line_num, values, columns, labelled) for values in table]
+            rows = [_row(path, table.line_num, values, columns, labelled, captioned) for values in table]
     except UnicodeDecodeError as error:
         raise VitrailError(f"{_shown(path)}: is not UTF-8 text ({error.reason} at byte {error.start})") from None
     except csv.Error as error:
@@ -117,15 +126,20 @@ def _read_rows(path: Path, labelled: bool) -> tuple[list[_Row], bool]:
     return rows, "split" in columns
 
 
-def _row(path: Path, line: int, values: dict[str, str], columns: dict[str, str], labelled: bool) -> _Row:
+def _row(
+    path: Path, line: int, values: dict[str, str], columns: dict[str, str], labelled: bool, captioned: bool
+) -> _Row:
     def cell(name: str) -> str:
         return (values.get(columns[name]) or "").strip() if name in columns else ""
 
     image, label, part = cell("image"), cell("label") if labelled else "", cell("split").lower()
+    caption = cell("caption") if captioned else ""
     if not image:
         raise VitrailError(f"{_shown(path)}, line {line}: the image cell is empty")
     if labelled and not label:
         raise VitrailError(f"{_shown(path)}, line {line}: {printable(image)} has no label")
+    if captioned and not caption:
+        raise VitrailError(f"{_shown(path)}, line {line}: {printable(image)} has no caption")
     if "split" in columns and part not in _PARTS:
         raise VitrailError(f"{_shown(path)}, line {line}: split is {part!r}; known are {', '.join(_PARTS)}")
     probabilities: dict[str, float] = {}
@@ -136,7 +150,7 @@ def _row(path: Path, line: int, values: dict[str, str], columns: dict[str, str],
                 probabilities[column.strip()[len(_PROBABILITY) :].strip()] = float(value)
             except ValueError:
                 raise VitrailError(f"{_shown(path)}, line {line}: {column.strip()} is {value!r}, no number") from None
-    return _Row(line, os.fspath(path.parent / image), label, _PARTS.get(part, ""), probabilities)
+    return _Row(line, os.fspath(path.parent / image), label, caption, _PARTS.get(part, ""), probabilities)
 
 
 def _probabilities(path: Path, rows: list[_Row], classes: tuple[str, ...]) -> NDArray[np.float32]:

@@ -1,6 +1,6 @@
 """What learning without labels is worth on Fashion-MNIST: fresh weights, MAE, DINO, BEiT, and pixels alone.
 
-Run: python studies/ssl.py [--seeds 0 1 2] [--out runs/ssl] [--methods mae dino beit]
+Run: python studies/pretraining.py [--seeds 0 1 2] [--out runs/ssl] [--methods mae dino beit]
 
 Every method learns from the 60,000 training pictures by its recipe, all on one small ViT and at about the same cost
 (the minutes are in the table). Measured on the 10,000 test pictures: nearest neighbours and a linear probe on all
