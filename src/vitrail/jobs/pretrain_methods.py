@@ -4,16 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 from vitrail.contracts import Method, VitrailError
-from vitrail.data import Augment, Preprocess, TrainTransform
+from vitrail.data import Augment, MultiCrop, MultiCropTransform, Preprocess, TrainTransform
 from vitrail.data.reading import PictureTransform
+from vitrail.engine import init
 from vitrail.jobs.embed import FeaturePool
+from vitrail.jobs.pretrain_heads import take_heads
 from vitrail.jobs.pretrain_pictures import Show, show_features, show_reconstruction
+from vitrail.jobs.progress import say_once
+from vitrail.methods.dino import DINO, DINOOptions
+from vitrail.methods.dinov2 import DINOv2, DINOv2Options, draw_mask
 from vitrail.methods.mae import MAE, MAEOptions, MaskedView
 from vitrail.methods.simmim import SimMIM, SimMIMOptions, SquaresView
-from vitrail.models import MAEConfig, MaskedAutoencoder, Model, VisionTransformer
+from vitrail.models import Backbone, MAEConfig, MaskedAutoencoder, Model, VisionTransformer
 from vitrail.models.mae import around
 
 
@@ -77,6 +84,41 @@ def mae_view(start: Start, options: MAEOptions) -> MaskedView:
     return MaskedView(TrainTransform(start.preprocess, start.augment), patch_grid(start), options.mask_ratio)
 
 
+def build_dino(start: Start, options: DINOOptions) -> DINO:
+    """DINO around any encoder that gives one vector a picture."""
+    if not isinstance(start.model, Backbone):
+        raise VitrailError(f"dino trains an encoder of pictures, not a {type(start.model).__name__}")
+    method = DINO(start.model, options)
+    if options.heads is not None:
+        take_heads(method, Path(options.heads), ("student_head", "teacher_head", "center"))
+    return method
+
+
+def build_dinov2(start: Start, options: DINOv2Options) -> DINOv2:
+    """DINOv2 around a ViT, with fresh heads or those of an earlier run."""
+    model = vision_transformer(start, "dinov2")
+    if model.mask_token is not None and not model.mask_token.any():
+        say_once(init(), "the mask token is a fresh one (zeros)")
+    method = DINOv2(model, options)
+    if options.heads is not None:
+        heads = ("student_head", "student_patch_head", "teacher_head", "teacher_patch_head")
+        take_heads(method, Path(options.heads), heads)
+    return method
+
+
+def multi_crop(start: Start, options: MultiCrop) -> MultiCropTransform:
+    """Global views of the model's size, local ones of whole patches."""
+    local = options.local_side(start.preprocess.size, start.model.patch_size)
+    return MultiCropTransform(start.preprocess, options, start.augment, local)
+
+
+def masked_multi_crop(start: Start, options: DINOv2Options) -> MultiCropTransform:
+    """The same with masks of the global views."""
+    local = options.local_side(start.preprocess.size, start.model.patch_size)
+    mask = partial(draw_mask, patch_grid(start), options)
+    return MultiCropTransform(start.preprocess, options, start.augment, local, mask)
+
+
 def build_simmim(start: Start, options: SimMIMOptions) -> SimMIM:
     """SimMIM on a ViT that has a mask token."""
     return SimMIM(vision_transformer(start, "simmim"))
@@ -118,6 +160,8 @@ PRETRAINING: dict[str, Pretraining] = {
     "simmim": Pretraining(
         SimMIMOptions, build_simmim, simmim_view, needs={"mask_token": True, "pool": "mean"}, pool="mean"
     ),
+    "dino": Pretraining(DINOOptions, build_dino, multi_crop),
+    "dinov2": Pretraining(DINOv2Options, build_dinov2, masked_multi_crop, needs={"mask_token": True}),
 }
 
 
