@@ -10,7 +10,7 @@ from tests.methods.views import SMALL, STILL, at, difference, double, plain_head
 from vitrail.contracts import Batch, VitrailError
 from vitrail.data.views import LOCAL_VIEWS, SECOND_VIEW
 from vitrail.methods import DINO, DINOOptions
-from vitrail.methods.teacher import batch_entropy, follow, mean_entropy, momentum_at, temperature_at
+from vitrail.methods.momentum import batch_entropy, follow, mean_entropy, momentum_at, temperature_at
 
 OPTIONS = DINOOptions(**SMALL, **STILL, local_crops=2)
 

@@ -8,10 +8,10 @@ every crop what the teacher says of another one. Section 3.1 of the paper, and w
 |---|---|
 | multi-crop: two global views, several local | :class:`vitrail.data.MultiCropTransform` |
 | equation 1, the student's softmax with τ_s | :meth:`DINO.forward` |
-| equations 2 and 3, cross-entropy between views | :func:`vitrail.methods.teacher.cross_view_loss` |
-| teacher network: θ_t ← λ θ_t + (1 - λ) θ_s | :meth:`DINO.after_step`, :func:`vitrail.methods.teacher.momentum_at` |
+| equations 2 and 3, cross-entropy between views | :func:`vitrail.methods.momentum.cross_view_loss` |
+| teacher network: θ_t ← λ θ_t + (1 - λ) θ_s | :meth:`DINO.after_step`, :func:`vitrail.methods.momentum.momentum_at` |
 | network architecture: the projection head | :class:`vitrail.heads.ProjectionHead` |
-| avoiding collapse: sharpening with τ_t | :meth:`DINO._targets`, :func:`vitrail.methods.teacher.temperature_at` |
+| avoiding collapse: sharpening with τ_t | :meth:`DINO._targets`, :func:`vitrail.methods.momentum.temperature_at` |
 | equation 4, centring | :meth:`DINO._targets` and :meth:`DINO.after_step` |
 | last layer fixed during the first epoch (appendix C) | :meth:`DINO.forward` |
 
@@ -30,7 +30,7 @@ from vitrail.contracts import Batch, Method, Progress, Role, VitrailError
 from vitrail.data.views import LOCAL_VIEWS, SECOND_VIEW, MultiCrop
 from vitrail.heads.projection import ProjectionHead
 from vitrail.methods.ranks import sum_over_ranks
-from vitrail.methods.teacher import (
+from vitrail.methods.momentum import (
     batch_entropy,
     cross_view_loss,
     follow,

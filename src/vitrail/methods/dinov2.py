@@ -4,7 +4,7 @@ DINO on class tokens, iBOT on masked patches, KoLeo against crowding. Section 4 
 
 | in the paper | here |
 |---|---|
-| image-level objective (DINO, Caron et al. 2021) | :meth:`DINOv2.forward`, :mod:`vitrail.methods.teacher` |
+| image-level objective (DINO, Caron et al. 2021) | :meth:`DINOv2.forward`, :mod:`vitrail.methods.momentum` |
 | patch-level objective (iBOT, Zhou et al. 2022) | :func:`masked_patch_loss`, masks by :func:`draw_mask` |
 | untying head weights between both objectives | ``student_head`` and ``student_patch_head`` |
 | Sinkhorn-Knopp centring (Caron et al. 2020) | :func:`sinkhorn_knopp` |
@@ -35,7 +35,7 @@ from vitrail.contracts import Batch, Method, Progress, Role, VitrailError
 from vitrail.data.views import LOCAL_VIEWS, MASKS, SECOND_VIEW, MultiCrop
 from vitrail.heads.projection import ProjectionHead
 from vitrail.methods.ranks import first_row, gather_with_gradient, sum_over_ranks
-from vitrail.methods.teacher import (
+from vitrail.methods.momentum import (
     batch_entropy,
     cross_view_loss,
     follow,
