@@ -3,10 +3,12 @@ import inspect
 import pytest
 import torch
 
+from vitrail.data import Preprocess
 from vitrail.jobs import PretrainConfig, ProbeConfig, TrainConfig
+from vitrail.jobs.models import open_model
 from vitrail.jobs.options import filled
 from vitrail.jobs.pretrain import architecture
-from vitrail.jobs.pretrain_methods import pretraining
+from vitrail.jobs.pretrain_methods import Start, pretraining
 from vitrail.models import build, config_of
 from vitrail.recipes import RECIPES, recipe_config
 from vitrail.weights import named_config
@@ -36,6 +38,22 @@ def test_a_recipe_describes_a_run_that_could_start(name: str):
     assert config.augment().hflip == config.hflip
     assert config.micro_batch(1) * config.accumulate == config.batch_size
     assert (config.mixing(10) is None) == (not (config.mixup or config.cutmix or config.smoothing))
+
+
+@pytest.mark.parametrize("name", ["elpv_dinov2", "fashion_mnist_dino"])
+def test_recipes_with_several_views_make_a_method_and_samples_for_it(name: str):
+    config = recipe_config(name)
+    assert isinstance(config, PretrainConfig)
+    entry = pretraining(config.method)
+    options = filled(entry.options, config.method_options, "option")
+    model = open_model(config.model, architecture(config, entry), pretrained=False, online=False).model
+    preprocess = Preprocess(model.img_size, 1.0, mean=(0.5,) * model.in_channels, std=(0.5,) * model.in_channels)
+    start = Start(model, preprocess, config.augment())
+    assert entry.build(start, options).roles()
+    sample = entry.transform(start, options)(torch.zeros(model.in_channels, 40, 40, dtype=torch.uint8))
+    assert not isinstance(sample, torch.Tensor)
+    sides = (*sample["local_views"].shape[-2:], *sample["images"].shape[-2:])
+    assert sample["images"].shape[1:] == model.img_size and not any(side % model.patch_size[0] for side in sides)
 
 
 def test_the_plain_recipe_differs_from_the_long_one_in_the_recipe_alone():

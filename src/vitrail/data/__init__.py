@@ -34,6 +34,7 @@ from vitrail.data.sources import (
 )
 from vitrail.data.text import TextTokenizer
 from vitrail.data.transforms import Augment, TrainTransform
+from vitrail.data.views import MultiCrop, MultiCropTransform
 
 __all__ = [
     "EXTENSIONS",
@@ -58,6 +59,8 @@ __all__ = [
     "IdxSource",
     "Loader",
     "Mixing",
+    "MultiCrop",
+    "MultiCropTransform",
     "Order",
     "PictureCache",
     "Placement",

@@ -3,6 +3,7 @@
 from vitrail.heads.detect import DetectionHead, Detections, detections
 from vitrail.heads.mask import MaskDecoder
 from vitrail.heads.pool import POOLS, AttentionPool, PoolName, pooled_width
+from vitrail.heads.projection import ProjectionHead
 from vitrail.heads.prompt import PromptEncoder
 
 __all__ = [
@@ -12,6 +13,7 @@ __all__ = [
     "Detections",
     "MaskDecoder",
     "PoolName",
+    "ProjectionHead",
     "PromptEncoder",
     "detections",
     "pooled_width",

@@ -54,7 +54,8 @@ def filled(kind: type[T], options: Sequence[str], what: str) -> T:
 def _like(name: str, value: Any, default: Any, what: str) -> Any:
     """A value in the type of the default it replaces; YAML's lists become tuples."""
     if isinstance(value, list):
-        value = tuple(value)
+        kinds = default if isinstance(default, tuple) and len(default) == len(value) else [None] * len(value)
+        value = tuple(_like(name, part, kind, what) for part, kind in zip(value, kinds, strict=True))
     if default is None or default is MISSING or value is None:
         return value
     try:

@@ -9,20 +9,26 @@ from typing import Any
 from torch import nn
 
 from vitrail.contracts import Method, VitrailError
-from vitrail.data import Splits, TrainTransform
+from vitrail.data import Splits
 from vitrail.data.reading import PictureTransform
 from vitrail.jobs.embed import FeaturePool
 from vitrail.jobs.pretrain_clips import build_videomae, open_video, plain_clip, tube_view
 from vitrail.jobs.pretrain_config import PretrainConfig
+from vitrail.jobs.pretrain_masked import build_mae, build_simmim, mae_view, simmim_view
 from vitrail.jobs.pretrain_pairs import build_clip, image_tower, open_pairs, pair_files, show_tower
 from vitrail.jobs.pretrain_pictures import Show, show_features, show_reconstruction
 from vitrail.jobs.pretrain_start import Start, augmented_view, own_files, plain_view
+from vitrail.jobs.pretrain_views import build_dino, build_dinov2, masked_multi_crop, multi_crop
 from vitrail.jobs.teacher import build_distill_features
-from vitrail.methods import CLIPOptions, DistillFeaturesOptions, VideoMAEOptions
-from vitrail.methods.mae import MAE, MAEOptions, MaskedView
-from vitrail.methods.simmim import SimMIM, SimMIMOptions, SquaresView
-from vitrail.models import MAEConfig, MaskedAutoencoder, VisionTransformer
-from vitrail.models.mae import around
+from vitrail.methods import (
+    CLIPOptions,
+    DINOOptions,
+    DINOv2Options,
+    DistillFeaturesOptions,
+    MAEOptions,
+    SimMIMOptions,
+    VideoMAEOptions,
+)
 
 
 def all_of(kept: nn.Module) -> nn.Module:
@@ -66,52 +72,6 @@ class Pretraining:
     pictures: bool = True
 
 
-def build_mae(start: Start, options: MAEOptions) -> MAE:
-    """MAE around a ViT with a fresh decoder, or with the decoder that an autoencoder brings along."""
-    if isinstance(start.model, MaskedAutoencoder):
-        return MAE(start.model, options.normalise)
-    decoder = MAEConfig(
-        decoder_embed_dim=options.decoder_embed_dim,
-        decoder_depth=options.decoder_depth,
-        decoder_num_heads=options.decoder_num_heads,
-        mask_ratio=options.mask_ratio,
-    )
-    return MAE(around(vision_transformer(start, "mae"), decoder), options.normalise)
-
-
-def mae_view(start: Start, options: MAEOptions) -> MaskedView:
-    """One augmented view and the patches of it that are seen."""
-    return MaskedView(TrainTransform(start.preprocess, start.augment), patch_grid(start), options.mask_ratio)
-
-
-def build_simmim(start: Start, options: SimMIMOptions) -> SimMIM:
-    """SimMIM on a ViT that has a mask token."""
-    return SimMIM(vision_transformer(start, "simmim"))
-
-
-def simmim_view(start: Start, options: SimMIMOptions) -> SquaresView:
-    """One augmented view and the squares of it that are hidden."""
-    view = TrainTransform(start.preprocess, start.augment)
-    return SquaresView(view, patch_grid(start), start.model.patch_size, options)
-
-
-def vision_transformer(start: Start, method: str) -> VisionTransformer:
-    """The start's model, for methods that need a plain ViT.
-
-    Raises:
-        VitrailError: it is another.
-    """
-    if not isinstance(start.model, VisionTransformer):
-        raise VitrailError(f"{method} trains a Vision Transformer (vit_…), not a {type(start.model).__name__}")
-    return start.model
-
-
-def patch_grid(start: Start) -> tuple[int, int]:
-    """Rows and columns of patches at the size of the preprocessing."""
-    (height, width), (tall, wide) = start.preprocess.size, start.model.patch_size
-    return height // tall, width // wide
-
-
 PRETRAINING: dict[str, Pretraining] = {
     "mae": Pretraining(
         MAEOptions,
@@ -144,6 +104,8 @@ PRETRAINING: dict[str, Pretraining] = {
         plain=plain_clip,
         pictures=False,
     ),
+    "dino": Pretraining(DINOOptions, build_dino, multi_crop),
+    "dinov2": Pretraining(DINOv2Options, build_dinov2, masked_multi_crop, needs={"mask_token": True}),
 }
 
 

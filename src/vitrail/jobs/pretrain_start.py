@@ -6,8 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from vitrail.contracts import VitrailError
 from vitrail.data import Augment, Preprocess, TrainTransform
-from vitrail.models import Model
+from vitrail.models import Model, VisionTransformer
 
 
 @dataclass(frozen=True)
@@ -42,3 +43,20 @@ def plain_view(start: Start) -> TrainTransform:
 def augmented_view(start: Start, options: Any) -> TrainTransform:
     """One augmented view of a picture."""
     return TrainTransform(start.preprocess, start.augment)
+
+
+def vision_transformer(start: Start, method: str) -> VisionTransformer:
+    """The start's model, for methods that need a plain ViT.
+
+    Raises:
+        VitrailError: it is another.
+    """
+    if not isinstance(start.model, VisionTransformer):
+        raise VitrailError(f"{method} trains a Vision Transformer (vit_…), not a {type(start.model).__name__}")
+    return start.model
+
+
+def patch_grid(start: Start) -> tuple[int, int]:
+    """Rows and columns of patches at the size of the preprocessing."""
+    (height, width), (tall, wide) = start.preprocess.size, start.model.patch_size
+    return height // tall, width // wide

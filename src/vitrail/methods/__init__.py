@@ -2,6 +2,8 @@
 
 from vitrail.methods.classify import Classify
 from vitrail.methods.clip import CLIP, CLIPOptions
+from vitrail.methods.dino import DINO, DINOOptions
+from vitrail.methods.dinov2 import DINOv2, DINOv2Options
 from vitrail.methods.distill import Distill, DistillOptions
 from vitrail.methods.distill_features import DistillFeatures, DistillFeaturesOptions
 from vitrail.methods.mae import MAE, MAEOptions
@@ -11,9 +13,13 @@ from vitrail.methods.videomae import TubeView, VideoMAE, VideoMAEOptions
 
 __all__ = [
     "CLIP",
+    "DINO",
     "MAE",
     "CLIPOptions",
     "Classify",
+    "DINOOptions",
+    "DINOv2",
+    "DINOv2Options",
     "Distill",
     "DistillFeatures",
     "DistillFeaturesOptions",
