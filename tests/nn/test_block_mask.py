@@ -70,9 +70,11 @@ def test_torch_seed_decides() -> None:
 
 @pytest.mark.parametrize(
     ("grid", "count", "least", "aspect"),
-    [((7, 7), 50, None, 0.3), ((7, 7), -1, None, 0.3), ((2, 7, 7), 5, None, 0.3), ((7, 7), 5, 0, 0.3)]
-    + [((7, 7), 5, None, 0.0), ((7, 7), 5, None, 1.5)],
+    [
+        *[((7, 7), 50, None, 0.3), ((7, 7), -1, None, 0.3), ((2, 7, 7), 5, None, 0.3)],
+        *[((7, 7), 5, 0, 0.3), ((7, 7), 5, None, 0.0), ((7, 7), 5, None, 1.5)],
+    ],
 )
 def test_impossible_numbers_are_refused(grid: tuple[int, ...], count: int, least: int | None, aspect: float) -> None:
-    with pytest.raises(VitrailError, match="masked|blocks"):
+    with pytest.raises(VitrailError, match=r"masked|blocks"):
         block_mask(2, grid, count, least, aspect)

@@ -8,7 +8,7 @@ from vitrail.jobs import PretrainConfig, ProbeConfig, TrainConfig
 from vitrail.jobs.models import open_model
 from vitrail.jobs.options import filled
 from vitrail.jobs.pretrain import architecture
-from vitrail.jobs.pretrain_methods import Start, pretraining
+from vitrail.jobs.pretraining.table import Start, pretraining
 from vitrail.models import build, config_of
 from vitrail.recipes import RECIPES, recipe_config
 from vitrail.weights import named_config

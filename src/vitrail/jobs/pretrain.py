@@ -19,11 +19,11 @@ from vitrail.jobs.inference import Hardware
 from vitrail.jobs.models import artefact_folder, open_model, with_crop
 from vitrail.jobs.options import filled, named_values
 from vitrail.jobs.pretrain_config import PretrainConfig
-from vitrail.jobs.pretrain_data import open_pictures
-from vitrail.jobs.pretrain_measure import FeatureWatch
-from vitrail.jobs.pretrain_methods import Pretraining, Start, pretraining
-from vitrail.jobs.pretrain_pictures import Album
-from vitrail.jobs.pretrain_report import report_pretraining
+from vitrail.jobs.pretraining.data import open_pictures
+from vitrail.jobs.pretraining.measure import FeatureWatch
+from vitrail.jobs.pretraining.pictures import Album
+from vitrail.jobs.pretraining.report import report_pretraining
+from vitrail.jobs.pretraining.table import Pretraining, Start, pretraining
 from vitrail.jobs.progress import say, say_once
 from vitrail.jobs.run import MODEL, PICTURES, command_line, environment, write_metrics
 from vitrail.jobs.settings import default_out

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from vitrail.contracts import VitrailError
 from vitrail.data import Preprocess
 from vitrail.jobs.models import open_model
-from vitrail.jobs.pretrain_start import Start
+from vitrail.jobs.pretraining.start import Start
 from vitrail.methods import DistillFeatures, DistillFeaturesOptions, Teacher
 from vitrail.models import Backbone
 

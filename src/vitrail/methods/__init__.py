@@ -1,5 +1,6 @@
 """Objectives: one paper, one file."""
 
+from vitrail.methods.beit import BEiT, BEiTOptions
 from vitrail.methods.classify import Classify
 from vitrail.methods.clip import CLIP, CLIPOptions
 from vitrail.methods.dino import DINO, DINOOptions
@@ -9,12 +10,15 @@ from vitrail.methods.distill_features import DistillFeatures, DistillFeaturesOpt
 from vitrail.methods.mae import MAE, MAEOptions
 from vitrail.methods.simmim import SimMIM, SimMIMOptions
 from vitrail.methods.teacher import Teacher
+from vitrail.methods.tokenizer import Tokenizer, TokenizerOptions
 from vitrail.methods.videomae import TubeView, VideoMAE, VideoMAEOptions
 
 __all__ = [
     "CLIP",
     "DINO",
     "MAE",
+    "BEiT",
+    "BEiTOptions",
     "CLIPOptions",
     "Classify",
     "DINOOptions",
@@ -28,6 +32,8 @@ __all__ = [
     "SimMIM",
     "SimMIMOptions",
     "Teacher",
+    "Tokenizer",
+    "TokenizerOptions",
     "TubeView",
     "VideoMAE",
     "VideoMAEOptions",

@@ -10,6 +10,7 @@ from vitrail.models.detr import Detr, DetrConfig, DetrOutput
 from vitrail.models.dinov3 import DINOv3, DINOv3Config
 from vitrail.models.dit import DiffusionTransformer, DiTConfig
 from vitrail.models.dit_sample import sample_latents
+from vitrail.models.dvae import DiscreteVAE, DVAEConfig
 from vitrail.models.mae import MAEConfig, MaskedAutoencoder
 from vitrail.models.model import Model, ModelConfig, shared_numbers
 from vitrail.models.plain import Plain, PlainConfig
@@ -34,11 +35,13 @@ __all__ = [
     "ConvNeXtConfig",
     "DINOv3",
     "DINOv3Config",
+    "DVAEConfig",
     "Detr",
     "DetrConfig",
     "DetrOutput",
     "DiTConfig",
     "DiffusionTransformer",
+    "DiscreteVAE",
     "DualEncoder",
     "DualEncoderConfig",
     "ImageTower",

@@ -17,6 +17,7 @@ from vitrail.models.conv import CONV_MODELS, ConvNeXt, ConvNeXtConfig, ResNet, R
 from vitrail.models.detr import DETR_MODELS, Detr, DetrConfig
 from vitrail.models.dinov3 import DINOV3_MODELS, DINOv3, DINOv3Config
 from vitrail.models.dit import DIT_MODELS, DiffusionTransformer, DiTConfig
+from vitrail.models.dvae import DVAE_MODELS, DiscreteVAE, DVAEConfig
 from vitrail.models.mae import MAE_MODELS, MAEConfig, MaskedAutoencoder
 from vitrail.models.model import Model, ModelConfig
 from vitrail.models.sam import SAM_MODELS, Sam, SamConfig
@@ -33,6 +34,7 @@ FAMILIES: dict[type[ModelConfig], Callable[[Any], Model]] = {
     ResNetConfig: ResNet,
     ConvNeXtConfig: ConvNeXt,
     DiTConfig: DiffusionTransformer,
+    DVAEConfig: DiscreteVAE,
     MAEConfig: MaskedAutoencoder,
     VideoConfig: VideoTransformer,
     VideoMAEConfig: MaskedVideoAutoencoder,
@@ -49,6 +51,7 @@ MODELS: dict[str, ModelConfig] = {
     **DINOV3_MODELS,
     **CONV_MODELS,
     **DIT_MODELS,
+    **DVAE_MODELS,
     **MAE_MODELS,
     **VIDEO_MODELS,
     **VIDEOMAE_MODELS,

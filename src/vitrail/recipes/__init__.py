@@ -18,9 +18,11 @@ from vitrail.recipes import (
     elpv_plain,
     elpv_probe,
     fashion_mnist,
+    fashion_mnist_beit,
     fashion_mnist_dino,
     fashion_mnist_long,
     fashion_mnist_mae,
+    fashion_mnist_tokenizer,
     mae_base,
 )
 
@@ -36,8 +38,10 @@ RECIPES: dict[str, Recipe] = {
     "elpv_probe": elpv_probe.config,
     "fashion_mnist": fashion_mnist.config,
     "fashion_mnist_dino": fashion_mnist_dino.config,
+    "fashion_mnist_beit": fashion_mnist_beit.config,
     "fashion_mnist_long": fashion_mnist_long.config,
     "fashion_mnist_mae": fashion_mnist_mae.config,
+    "fashion_mnist_tokenizer": fashion_mnist_tokenizer.config,
     "mae_base": mae_base.config,
 }
 

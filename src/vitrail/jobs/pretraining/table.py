@@ -12,21 +12,24 @@ from vitrail.contracts import Method, VitrailError
 from vitrail.data import Splits
 from vitrail.data.reading import PictureTransform
 from vitrail.jobs.embed import FeaturePool
-from vitrail.jobs.pretrain_clips import build_videomae, open_video, plain_clip, tube_view
 from vitrail.jobs.pretrain_config import PretrainConfig
-from vitrail.jobs.pretrain_masked import build_mae, build_simmim, mae_view, simmim_view
-from vitrail.jobs.pretrain_pairs import build_clip, image_tower, open_pairs, pair_files, show_tower
-from vitrail.jobs.pretrain_pictures import Show, show_features, show_reconstruction
-from vitrail.jobs.pretrain_start import Start, augmented_view, own_files, plain_view
-from vitrail.jobs.pretrain_views import build_dino, build_dinov2, masked_multi_crop, multi_crop
+from vitrail.jobs.pretraining.clips import build_videomae, open_video, plain_clip, tube_view
+from vitrail.jobs.pretraining.masked import build_mae, build_simmim, mae_view, simmim_view
+from vitrail.jobs.pretraining.pairs import build_clip, image_tower, open_pairs, pair_files, show_tower
+from vitrail.jobs.pretraining.pictures import Show, show_codes, show_features, show_reconstruction
+from vitrail.jobs.pretraining.start import Start, augmented_view, own_files, plain_view
+from vitrail.jobs.pretraining.tokens import beit_view, build_beit, build_tokenizer
+from vitrail.jobs.pretraining.views import build_dino, build_dinov2, masked_multi_crop, multi_crop
 from vitrail.jobs.teacher import build_distill_features
 from vitrail.methods import (
+    BEiTOptions,
     CLIPOptions,
     DINOOptions,
     DINOv2Options,
     DistillFeaturesOptions,
     MAEOptions,
     SimMIMOptions,
+    TokenizerOptions,
     VideoMAEOptions,
 )
 
@@ -103,6 +106,15 @@ PRETRAINING: dict[str, Pretraining] = {
         opens=open_video,
         plain=plain_clip,
         pictures=False,
+    ),
+    "tokenizer": Pretraining(TokenizerOptions, build_tokenizer, augmented_view, show=show_codes),
+    "beit": Pretraining(
+        BEiTOptions,
+        build_beit,
+        beit_view,
+        needs={"mask_token": True, "pool_norm": False, "pool": "mean"},
+        fresh={"shared_bias": True},
+        pool="mean",
     ),
     "dino": Pretraining(DINOOptions, build_dino, multi_crop),
     "dinov2": Pretraining(DINOv2Options, build_dinov2, masked_multi_crop, needs={"mask_token": True}),

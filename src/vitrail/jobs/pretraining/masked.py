@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from vitrail.data import TrainTransform
-from vitrail.jobs.pretrain_start import Start, patch_grid, vision_transformer
+from vitrail.jobs.pretraining.start import Start, patch_grid, vision_transformer
 from vitrail.methods.mae import MAE, MAEOptions, MaskedView
 from vitrail.methods.simmim import SimMIM, SimMIMOptions, SquaresView
 from vitrail.models import MAEConfig, MaskedAutoencoder

@@ -8,8 +8,8 @@ from pathlib import Path
 from vitrail.contracts import VitrailError
 from vitrail.data import MultiCrop, MultiCropTransform
 from vitrail.engine import init
-from vitrail.jobs.pretrain_heads import take_heads
-from vitrail.jobs.pretrain_start import Start, patch_grid, vision_transformer
+from vitrail.jobs.pretraining.heads import take_heads
+from vitrail.jobs.pretraining.start import Start, patch_grid, vision_transformer
 from vitrail.jobs.progress import say_once
 from vitrail.methods.dino import DINO, DINOOptions
 from vitrail.methods.dinov2 import DINOv2, DINOv2Options, draw_mask

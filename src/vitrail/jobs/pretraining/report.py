@@ -11,8 +11,8 @@ from PIL import Image
 from vitrail.contracts import Batch
 from vitrail.data import Loader, Preprocess
 from vitrail.jobs.pretrain_config import PretrainConfig
-from vitrail.jobs.pretrain_measure import collapse
-from vitrail.jobs.pretrain_pictures import sheets
+from vitrail.jobs.pretraining.measure import collapse
+from vitrail.jobs.pretraining.pictures import sheets
 from vitrail.jobs.report import Headline, Moment, RunSummary, write_report
 from vitrail.jobs.report.curves import NOT_CURVES, read_curves
 from vitrail.jobs.report_batch import first_batch

@@ -20,7 +20,7 @@ from vitrail.explain.record import attention_layers
 from vitrail.explain.strips import Strip, draw_strips
 from vitrail.heads.pixels import patchify, unpatchify
 from vitrail.methods.mae import MAE
-from vitrail.models import Backbone
+from vitrail.models import Backbone, DiscreteVAE
 from vitrail.nn.masking import mask_of, random_keep
 
 GREY = 0.5
@@ -75,6 +75,19 @@ def show_reconstruction(
     filled = unpatchify(torch.where(hidden, predicted, patches), grid, model.patch)
     shown = [Strip("seen", _pictures(seen, preprocess)), Strip("filled in", _pictures(filled, preprocess))]
     return [*shown, *strips]
+
+
+def show_codes(
+    method: Method, kept: nn.Module, images: Float[Tensor, "b c h w"], preprocess: Preprocess
+) -> list[Strip]:
+    """What a tokenizer keeps of pictures: each through its codes and back."""
+    strips = [Strip("pictures", _pictures(images, preprocess))]
+    if not isinstance(kept, DiscreteVAE):
+        return strips
+    stride = kept.config.stride
+    told = kept.picture_of(kept.codes(images), (images.shape[2] // stride, images.shape[3] // stride)).float()
+    bands = images.shape[1]
+    return [*strips, Strip("from codes", [picture_of(one, (0.0,) * bands, (1.0,) * bands) for one in told])]
 
 
 class Album:

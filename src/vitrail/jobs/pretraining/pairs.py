@@ -10,8 +10,8 @@ from vitrail.contracts import Method, VitrailError
 from vitrail.data import Preprocess, Splits, open_captions
 from vitrail.explain.strips import Strip
 from vitrail.jobs.pretrain_config import PretrainConfig
-from vitrail.jobs.pretrain_pictures import show_features
-from vitrail.jobs.pretrain_start import Start
+from vitrail.jobs.pretraining.pictures import show_features
+from vitrail.jobs.pretraining.start import Start
 from vitrail.jobs.zero_shot import read_tokenizer, tokenizer_for
 from vitrail.methods import CLIP, CLIPOptions
 from vitrail.models import DualEncoder

@@ -5,7 +5,7 @@ from __future__ import annotations
 from vitrail.contracts import VitrailError
 from vitrail.data import ClipTransform, Splits, open_clips
 from vitrail.jobs.pretrain_config import PretrainConfig
-from vitrail.jobs.pretrain_start import Start
+from vitrail.jobs.pretraining.start import Start
 from vitrail.methods import TubeView, VideoMAE, VideoMAEOptions
 from vitrail.models import MaskedVideoAutoencoder
 
