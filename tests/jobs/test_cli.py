@@ -8,7 +8,7 @@ import pytest
 from tests.jobs.tiny import tiny_config
 from vitrail.cli import VERBS, main, parse
 from vitrail.contracts import VitrailError
-from vitrail.jobs import TrainConfig
+from vitrail.jobs import PretrainConfig, ProbeConfig, TrainConfig
 from vitrail.jobs.settings import to_plain, write_config
 from vitrail.recipes import RECIPES, recipe_config, recipe_summaries
 
@@ -47,7 +47,7 @@ def test_a_written_config_is_the_config_that_comes_back(photos: Path, tmp_path: 
 @pytest.mark.parametrize("name", RECIPES)
 def test_every_recipe_survives_the_way_through_a_file(name: str, tmp_path: Path):
     config = recipe_config(name)
-    verb = "train" if isinstance(config, TrainConfig) else "probe"
+    verb = {TrainConfig: "train", ProbeConfig: "probe", PretrainConfig: "pretrain"}[type(config)]
     write_config(verb, config, tmp_path / "config.yaml")
     assert parse(verb, ["--config", str(tmp_path / "config.yaml")]) == config
     assert parse(verb, ["--recipe", name]) == config

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from fnmatch import fnmatch
 from typing import Literal
 
@@ -13,6 +14,7 @@ from rich.table import Table
 from tyro.conf import Positional
 
 from vitrail.data import KNOWN
+from vitrail.jobs.pretraining.table import PRETRAINING
 from vitrail.models import build, config_of, list_models
 from vitrail.nn.embed import as_pair
 from vitrail.weights import list_pretrained
@@ -20,9 +22,9 @@ from vitrail.weights import list_pretrained
 
 @dataclass(frozen=True, kw_only=True)
 class ListConfig:
-    """Architectures, pretrained weights, data sets and recipes by name."""
+    """Architectures, pretrained weights, data sets, methods of pretraining and recipes by name."""
 
-    what: Positional[Literal["models", "weights", "data", "recipes"]] = "models"
+    what: Positional[Literal["models", "weights", "data", "methods", "recipes"]] = "models"
     """Which of them."""
     match: str = "*"
     """Shell pattern that names must match."""
@@ -39,6 +41,7 @@ def listing(config: ListConfig, recipes: Mapping[str, str]) -> list[dict[str, st
         "models": _models,
         "weights": _weights,
         "data": lambda: [{"name": name} for name in KNOWN],
+        "methods": _methods,
         "recipes": lambda: [{"name": name, "about": about} for name, about in recipes.items()],
     }
     found = [row for row in rows[config.what]() if fnmatch(row["name"], config.match)]
@@ -64,4 +67,15 @@ def _weights() -> list[dict[str, str]]:
     return [
         {"name": entry.name, "model": entry.model, "source": entry.source, "licence": entry.licence}
         for entry in list_pretrained()
+    ]
+
+
+def _methods() -> list[dict[str, str]]:
+    return [
+        {
+            "name": name,
+            "about": (inspect.getdoc(inspect.getmodule(entry.options)) or "").split("\n")[0],
+            "options": ", ".join(field.name for field in fields(entry.options)),
+        }
+        for name, entry in PRETRAINING.items()
     ]
