@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 import torch
 from jaxtyping import Bool, Float, UInt8
@@ -62,23 +62,24 @@ class MultiCrop:
     solarise: float = 0.2
 
     def __post_init__(self) -> None:
+        numbers = asdict(self)
         for name in ("global_scale", "local_scale"):
-            low, high = self.__dict__[name]
+            low, high = numbers[name]
             if not 0.0 < low <= high <= 1.0:
-                raise VitrailError(f"{name} must be 0 < low <= high <= 1, not {self.__dict__[name]}")
+                raise VitrailError(f"{name} must be 0 < low <= high <= 1, not {numbers[name]}")
         if not 0.0 < self.ratio[0] <= self.ratio[1] < math.inf:
             raise VitrailError(f"ratio must be 0 < low <= high, not {self.ratio}")
         if self.local_crops < 0 or (self.local_size is not None and self.local_size < 1):
             raise VitrailError(
                 f"local_crops must be 0 or more and local_size at least 1, not {self.local_crops}, {self.local_size}"
             )
-        chances = {name: self.__dict__[name] for name in ("jitter", "grey", "solarise")}
+        chances = {name: numbers[name] for name in ("jitter", "grey", "solarise")}
         for name, value in {**chances, **{f"blur[{i}]": chance for i, chance in enumerate(self.blur)}}.items():
             if not 0.0 <= value <= 1.0:
                 raise VitrailError(f"{name} is a probability, 0 … 1, not {value}")
         for name, most in (("brightness", 1.0), ("contrast", 1.0), ("saturation", 1.0), ("hue", 0.5)):
-            if not 0.0 <= self.__dict__[name] <= most:
-                raise VitrailError(f"{name} must lie in 0 … {most:g}, not {self.__dict__[name]}")
+            if not 0.0 <= numbers[name] <= most:
+                raise VitrailError(f"{name} must lie in 0 … {most:g}, not {numbers[name]}")
         if len(self.blur) != 3 or not 0.0 <= self.blur_sigma[0] <= self.blur_sigma[1] < math.inf:
             raise VitrailError(
                 f"blur has three probabilities and blur_sigma is 0 <= low <= high, not {self.blur}, {self.blur_sigma}"

@@ -7,14 +7,12 @@ made; here labels are class numbers or class probabilities, and both have one cr
 
 from __future__ import annotations
 
-import copy
-
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from vitrail.contracts import Batch, Method, Progress, Role, VitrailError
 from vitrail.models.backbone import Backbone
-from vitrail.nn.lora import LoRALinear, merge_lora
+from vitrail.nn.lora import without_lora
 
 
 class Classify(Method):
@@ -44,8 +42,4 @@ class Classify(Method):
 
     def export(self) -> nn.Module:
         """The model; where it learns by low-rank updates, a copy with these folded into its weights."""
-        if not any(isinstance(layer, LoRALinear) for layer in self.model.modules()):
-            return self.model
-        merged = copy.deepcopy(self.model)
-        merge_lora(merged)
-        return merged
+        return without_lora(self.model)

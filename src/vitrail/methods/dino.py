@@ -20,7 +20,7 @@ Of the paper's optimiser one thing is not here: its weight decay climbs during t
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 import torch
 from jaxtyping import Float
@@ -81,12 +81,13 @@ class DINOOptions(MultiCrop):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        numbers = asdict(self)
         for name in ("student_temperature", "teacher_temperature", "teacher_temperature_start"):
-            if not self.__dict__[name] > 0.0:
-                raise VitrailError(f"{name} must be above 0, not {self.__dict__[name]}")
+            if not numbers[name] > 0.0:
+                raise VitrailError(f"{name} must be above 0, not {numbers[name]}")
         for name in ("momentum", "center_momentum", "teacher_temperature_warmup", "freeze_backbone"):
-            if not 0.0 <= self.__dict__[name] <= 1.0:
-                raise VitrailError(f"{name} must lie in 0 … 1, not {self.__dict__[name]}")
+            if not 0.0 <= numbers[name] <= 1.0:
+                raise VitrailError(f"{name} must lie in 0 … 1, not {numbers[name]}")
 
 
 class DINO(Method):

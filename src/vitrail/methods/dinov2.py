@@ -23,7 +23,7 @@ the patch embedding. KoLeo looks for neighbours among the pictures of all proces
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
@@ -96,12 +96,13 @@ class DINOv2Options(MultiCrop):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        numbers = asdict(self)
         for name in ("student_temperature", "teacher_temperature", "teacher_temperature_start"):
-            if not self.__dict__[name] > 0.0:
-                raise VitrailError(f"{name} must be above 0, not {self.__dict__[name]}")
+            if not numbers[name] > 0.0:
+                raise VitrailError(f"{name} must be above 0, not {numbers[name]}")
         for name in ("momentum", "teacher_temperature_warmup", "mask_chance", "freeze_backbone"):
-            if not 0.0 <= self.__dict__[name] <= 1.0:
-                raise VitrailError(f"{name} must lie in 0 … 1, not {self.__dict__[name]}")
+            if not 0.0 <= numbers[name] <= 1.0:
+                raise VitrailError(f"{name} must lie in 0 … 1, not {numbers[name]}")
         if not 0.0 <= self.mask_ratio[0] <= self.mask_ratio[1] <= 1.0:
             raise VitrailError(f"mask_ratio must be 0 <= low <= high <= 1, not {self.mask_ratio}")
 

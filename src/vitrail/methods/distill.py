@@ -16,7 +16,6 @@ Both see one augmented (and mixed) picture: the teacher gets the student's, brou
 
 from __future__ import annotations
 
-import copy
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -30,7 +29,7 @@ from vitrail.contracts import Batch, Method, Progress, Role, VitrailError
 from vitrail.methods.teacher import Teacher
 from vitrail.models.backbone import Backbone
 from vitrail.models.vit import VisionTransformer
-from vitrail.nn.lora import LoRALinear, merge_lora
+from vitrail.nn.lora import without_lora
 from vitrail.nn.tokens import Tokens
 
 
@@ -146,8 +145,4 @@ class Distill(Method):
 
     def export(self) -> nn.Module:
         """The student; where it learns by low-rank updates, a copy with these folded into its weights."""
-        if not any(isinstance(layer, LoRALinear) for layer in self.model.modules()):
-            return self.model
-        merged = copy.deepcopy(self.model)
-        merge_lora(merged)
-        return merged
+        return without_lora(self.model)

@@ -101,7 +101,7 @@ def _centred(key: Keys) -> Keys:
     """
     if key.dtype == torch.float32 and not torch.is_autocast_enabled(key.device.type):
         return key
-    return (key.float() - key.float().mean(dim=-2, keepdim=True)).to(key.dtype)
+    return key - key.mean(dim=-2, keepdim=True)
 
 
 def _in_blocks(query: Tensor, key: Tensor, value: Tensor, mask: Mask | None) -> Tensor:

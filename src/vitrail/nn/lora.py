@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Callable
 
@@ -64,3 +65,12 @@ def merge_lora(root: nn.Module) -> None:
     for name, layer in list(root.named_modules()):
         if isinstance(layer, LoRALinear):
             root.set_submodule(name, layer.merged())
+
+
+def without_lora(root: nn.Module) -> nn.Module:
+    """``root`` as it is where it has no adapted layer; else a copy with all of them folded in."""
+    if not any(isinstance(layer, LoRALinear) for layer in root.modules()):
+        return root
+    plain = copy.deepcopy(root)
+    merge_lora(plain)
+    return plain
