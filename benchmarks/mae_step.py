@@ -32,6 +32,7 @@ from vitrail.data import Preprocess
 from vitrail.methods.mae import KEEP, MAE
 from vitrail.models import MAEConfig, MaskedAutoencoder
 from vitrail.nn.masking import random_keep
+from vitrail.speed.malloc import keep_freed_memory
 from vitrail.weights import Artefact, convert
 
 GRID = (14, 14)
@@ -123,6 +124,7 @@ def interleaved(runs: dict[str, Callable[[], None]], rounds: int) -> dict[str, f
 
 
 def main() -> None:
+    keep_freed_memory()  # As the command line does, here for all three.
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--batch", type=int, default=32)
