@@ -9,9 +9,7 @@ from __future__ import annotations
 
 import argparse
 import platform
-import statistics
 import tempfile
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -20,6 +18,7 @@ import torch
 import transformers
 from rich.console import Console
 from rich.table import Table
+from timing import interleaved
 from torch import Tensor, nn
 
 import vitrail
@@ -72,18 +71,6 @@ def training(model: nn.Module, images: Tensor, autocast: bool) -> Callable[[], N
         optimiser.zero_grad()
 
     return run
-
-
-def interleaved(runs: dict[str, Callable[[], None]], rounds: int) -> dict[str, float]:
-    """Median seconds of each, one after the other in every round, after one round that is not counted."""
-    seconds: dict[str, list[float]] = {name: [] for name in runs}
-    for turn in range(rounds + 1):
-        for name, run in runs.items():
-            started = time.perf_counter()
-            run()
-            if turn:
-                seconds[name].append(time.perf_counter() - started)
-    return {name: statistics.median(values) for name, values in seconds.items()}
 
 
 def main() -> None:

@@ -13,11 +13,9 @@ from __future__ import annotations
 import argparse
 import platform
 import resource
-import statistics
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -25,6 +23,7 @@ import torch
 import transformers
 from rich.console import Console
 from rich.table import Table
+from timing import interleaved
 from torch import Tensor, nn
 
 from vitrail.contracts import Batch, Progress
@@ -109,18 +108,6 @@ def alone(options: argparse.Namespace) -> float:
     for _ in range(STEPS_FOR_MEMORY):
         run()
     return (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
-
-
-def interleaved(runs: dict[str, Callable[[], None]], rounds: int) -> dict[str, float]:
-    """Median seconds of each, one after the other in every round, after one round that is not counted."""
-    seconds: dict[str, list[float]] = {name: [] for name in runs}
-    for turn in range(rounds + 1):
-        for name, run in runs.items():
-            started = time.perf_counter()
-            run()
-            if turn:
-                seconds[name].append(time.perf_counter() - started)
-    return {name: statistics.median(values) for name, values in seconds.items()}
 
 
 def main() -> None:

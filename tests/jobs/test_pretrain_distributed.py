@@ -1,31 +1,20 @@
 """Two processes pretrain what one process pretrains."""
 
 import csv
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 from tests.jobs.tiny_pretrain import pretrain_config
+from tests.jobs.torchrun import in_two_processes
 from vitrail.jobs import pretrain
-from vitrail.jobs.settings import write_config
 
 
 @pytest.mark.timeout(200)
 def test_the_loss_curve_of_two_processes_is_that_of_one(tmp_path: Path) -> None:
     config = pretrain_config(tmp_path / "one", epochs=3, hflip=0.5, log_every=1, report=False)
     pretrain(config)
-    write_config("pretrain", config, tmp_path / "config.yaml")
-    command = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "vitrail", "pretrain"]
-    done = subprocess.run(
-        [sys.executable, *command, "--config", str(tmp_path / "config.yaml"), "--out", str(tmp_path / "two")],
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 0, done.stderr[-2000:]
+    in_two_processes("pretrain", config, tmp_path)
     one, two = (list(csv.DictReader((tmp_path / name / "metrics.csv").open())) for name in ("one", "two"))
     assert len(one) == len(two) == 63
     for alone, together in zip(one, two, strict=True):

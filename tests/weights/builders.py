@@ -6,11 +6,11 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from vitrail.data import Preprocess
 from vitrail.models import VisionTransformer, ViTConfig
-from vitrail.weights import Artefact
+from vitrail.weights import Artefact, load_checkpoint
 
 PLAIN = {"img_size": 32, "patch_size": 8, "embed_dim": 64, "depth": 2, "num_heads": 1, "num_classes": 5}
 
@@ -25,7 +25,7 @@ def model(**options: object) -> VisionTransformer:
     return made.eval()
 
 
-def state(made: VisionTransformer) -> dict[str, Tensor]:
+def state(made: nn.Module) -> dict[str, Tensor]:
     """Its weights, free of the module."""
     return {name: tensor.detach().clone() for name, tensor in made.state_dict().items()}
 
@@ -113,3 +113,14 @@ def _google_pool(array: dict[str, np.ndarray], heads: int) -> dict[str, np.ndarr
     block = _google_block(as_block, heads, 0, 1, 0)
     out = {f"MAPHead_0/{name}": value for name, value in block.items() if not name.startswith("LayerNorm_1")}
     return {"MAPHead_0/probe": pool["latent"], **out}
+
+
+def assert_reads(file: Path, expected: nn.Module, **config: object) -> None:
+    """A file is read to exactly these values, and to a config that says so."""
+    loaded = load_checkpoint(file)
+    wanted = expected.state_dict()
+    assert loaded.model.state_dict().keys() == wanted.keys()
+    for name, tensor in loaded.model.state_dict().items():
+        assert torch.equal(tensor, wanted[name]), name
+    for name, value in config.items():
+        assert getattr(loaded.model.config, name) == value, name

@@ -11,6 +11,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from tests.models.peers import perturb, pictures
+from tests.weights.builders import assert_reads, state
 from vitrail.data.preprocess import HALF_MEAN
 from vitrail.models import Beit, build, config_of
 from vitrail.weights import CheckpointError, convert, load_checkpoint, load_pretrained
@@ -29,10 +30,6 @@ def model(**options: object) -> Beit:
     return made
 
 
-def state(made: nn.Module) -> dict[str, Tensor]:
-    return {name: tensor.detach().clone() for name, tensor in made.state_dict().items()}
-
-
 def official(weights: dict[str, Tensor]) -> dict[str, Tensor]:
     """Our names as BEiT's authors have them, with the indices that they store."""
     out: dict[str, Tensor] = {}
@@ -45,16 +42,6 @@ def official(weights: dict[str, Tensor]) -> dict[str, Tensor]:
         if name.endswith(TABLE):
             out[name.replace("bias_table", "index")] = torch.zeros(17, 17, dtype=torch.long)
     return out
-
-
-def assert_reads(file: Path, expected: Beit, **config: object) -> None:
-    loaded = load_checkpoint(file)
-    wanted = expected.state_dict()
-    assert loaded.model.state_dict().keys() == wanted.keys()
-    for name, tensor in loaded.model.state_dict().items():
-        assert torch.equal(tensor, wanted[name]), name
-    for name, value in config.items():
-        assert getattr(loaded.model.config, name) == value, name
 
 
 @pytest.mark.parametrize("options", [{}, {"layer_scale": None}, {"img_size": 96, "in_channels": 4}])

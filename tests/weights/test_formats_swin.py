@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from tests.models.peers import perturb, pictures
 from tests.models.tiny_swin import TINY
+from tests.weights.builders import assert_reads, state
 from vitrail.models import Swin, build, config_of
 from vitrail.nn import PatchMerging, Tokens
 from vitrail.weights import CheckpointError, convert, load_checkpoint, load_pretrained
@@ -27,10 +28,6 @@ def model(**options: object) -> Swin:
     assert isinstance(made, Swin)
     perturb(made)
     return made
-
-
-def state(made: nn.Module) -> dict[str, Tensor]:
-    return {name: tensor.detach().clone() for name, tensor in made.state_dict().items()}
 
 
 def official(weights: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -62,16 +59,6 @@ def openmmlab(weights: dict[str, Tensor], prefix: str = "") -> dict[str, Tensor]
         if not name.startswith("head"):
             out[prefix + name] = tensor
     return out
-
-
-def assert_reads(file: Path, expected: Swin, **config: object) -> None:
-    loaded = load_checkpoint(file)
-    wanted = expected.state_dict()
-    assert loaded.model.state_dict().keys() == wanted.keys()
-    for name, tensor in loaded.model.state_dict().items():
-        assert torch.equal(tensor, wanted[name]), name
-    for name, value in config.items():
-        assert getattr(loaded.model.config, name) == value, name
 
 
 @pytest.mark.parametrize(

@@ -20,74 +20,42 @@ Of the paper's optimiser one thing is not here: its weight decay climbs during t
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from vitrail.contracts import Batch, Method, Progress, Role, VitrailError
-from vitrail.data.views import LOCAL_VIEWS, SECOND_VIEW, MultiCrop
-from vitrail.heads.projection import ProjectionHead
+from vitrail.contracts import Batch, Method, Progress, Role
+from vitrail.data.views import LOCAL_VIEWS, SECOND_VIEW
 from vitrail.methods.momentum import (
+    TeacherOptions,
     batch_entropy,
     cross_view_loss,
     follow,
     frozen_copy,
     mean_entropy,
     momentum_at,
-    temperature_at,
 )
 from vitrail.methods.ranks import sum_over_ranks
 from vitrail.models.backbone import Backbone
 
 
 @dataclass(frozen=True)
-class DINOOptions(MultiCrop):
-    """The numbers of DINO, those of its views included; the defaults are the paper's.
+class DINOOptions(TeacherOptions):
+    """The numbers of DINO; the defaults are the paper's.
 
     Attributes:
-        prototypes: K, the dimensions of the output.
-        hidden, bottleneck, head_layers: of the projection head.
-        student_temperature: τ_s.
-        teacher_temperature: τ_t once warm.
-        teacher_temperature_start: τ_t at the first step.
-        teacher_temperature_warmup: share of the run over which τ_t climbs (30 of 300 epochs).
-        momentum: λ of the teacher at the first step; 1 at the last.
         center_momentum: m of equation 4.
         centre: whether the teacher's outputs are centred; without it, or without sharpening, DINO collapses.
-        freeze_last_layer: epochs during which the prototypes stay as they are.
-        freeze_backbone: share of the run during which the heads alone learn: for starts from pretrained weights, which
-            the first gradients of a fresh head would spoil.
-        head_gap: layers of layer-wise learning-rate decay between the backbone and the head.
-        heads: folder of an earlier run of this method to take head and centre from; None for a fresh one.
     """
 
-    prototypes: int = 65536
-    hidden: int = 2048
-    bottleneck: int = 256
-    head_layers: int = 3
-    student_temperature: float = 0.1
-    teacher_temperature: float = 0.07
-    teacher_temperature_start: float = 0.04
-    teacher_temperature_warmup: float = 0.1
-    momentum: float = 0.996
     center_momentum: float = 0.9
     centre: bool = True
-    freeze_last_layer: int = 1
-    freeze_backbone: float = 0.0
-    head_gap: int = 0
-    heads: str | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        numbers = asdict(self)
-        for name in ("student_temperature", "teacher_temperature", "teacher_temperature_start"):
-            if not numbers[name] > 0.0:
-                raise VitrailError(f"{name} must be above 0, not {numbers[name]}")
-        for name in ("momentum", "center_momentum", "teacher_temperature_warmup", "freeze_backbone"):
-            if not 0.0 <= numbers[name] <= 1.0:
-                raise VitrailError(f"{name} must lie in 0 … 1, not {numbers[name]}")
+        self.require_shares("center_momentum")
 
 
 class DINO(Method):
@@ -112,9 +80,7 @@ class DINO(Method):
         model.reset_classifier(0)
         self.options = options
         self.student = model
-        self.student_head = ProjectionHead(
-            model.num_features, options.prototypes, options.hidden, options.bottleneck, options.head_layers
-        )
+        self.student_head = options.make_head(model.num_features)
         self.teacher = frozen_copy(self.student)
         self.teacher_head = frozen_copy(self.student_head)
         self.register_buffer("center", torch.zeros(options.prototypes))
@@ -157,12 +123,7 @@ class DINO(Method):
         scores = self.teacher_head(self._embed(self.teacher, whole)).float()
         self._seen += sum_over_ranks(scores.sum(dim=0))
         self._count += sum_over_ranks(self._count.new_tensor(len(scores)))
-        temperature = temperature_at(
-            progress,
-            options.teacher_temperature_start,
-            options.teacher_temperature,
-            options.teacher_temperature_warmup,
-        )
+        temperature = options.temperature(progress)
         if options.centre:
             scores = scores - self.center
         return (scores / temperature).softmax(dim=-1).unflatten(0, (2, -1))
@@ -189,11 +150,7 @@ class DINO(Method):
 
     def roles(self) -> dict[str, Role]:
         """The student's own; its head behind it."""
-        roles = {f"student.{name}": role for name, role in self.student.roles().items()}
-        deepest = max(role.depth for role in roles.values()) + self.options.head_gap
-        for name, parameter in self.student_head.named_parameters(prefix="student_head"):
-            roles[name] = Role(deepest, decay=parameter.ndim > 1)
-        return roles
+        return self.options.roles(self.student, student_head=self.student_head)
 
     def export(self) -> nn.Module:
         """The teacher's backbone, which is better than the student's throughout training (section 5.2)."""

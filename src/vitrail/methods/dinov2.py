@@ -23,7 +23,7 @@ the patch embedding. KoLeo looks for neighbours among the pictures of all proces
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -32,16 +32,15 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from vitrail.contracts import Batch, Method, Progress, Role, VitrailError
-from vitrail.data.views import LOCAL_VIEWS, MASKS, SECOND_VIEW, MultiCrop
-from vitrail.heads.projection import ProjectionHead
+from vitrail.data.views import LOCAL_VIEWS, MASKS, SECOND_VIEW
 from vitrail.methods.momentum import (
+    TeacherOptions,
     batch_entropy,
     cross_view_loss,
     follow,
     frozen_copy,
     mean_entropy,
     momentum_at,
-    temperature_at,
 )
 from vitrail.methods.ranks import first_row, gather_with_gradient, sum_over_ranks
 from vitrail.models.plain import Plain
@@ -50,38 +49,21 @@ from vitrail.nn.tokens import Grid
 
 
 @dataclass(frozen=True)
-class DINOv2Options(MultiCrop):
-    """The numbers of DINOv2, those of its views included; the defaults are those of the paper's appendix B.
+class DINOv2Options(TeacherOptions):
+    """The numbers of DINOv2; the defaults are those of the paper's appendix B.
 
     Attributes:
         global_scale, local_scale: the areas of the views are smaller than DINO's.
-        prototypes: K of both heads.
-        hidden, bottleneck, head_layers: of both projection heads.
-        student_temperature: τ_s.
-        teacher_temperature: τ_t once warm.
-        teacher_temperature_start: τ_t at the first step.
-        teacher_temperature_warmup: share of the run over which τ_t climbs.
-        momentum: of the teacher at the first step; 1 at the last.
+        teacher_temperature_warmup, momentum: differ from DINO's too.
         sinkhorn_rounds: iterations of Sinkhorn-Knopp.
         mask_chance: share of the global views that have masked patches.
         mask_ratio: smallest and largest share of the patches that are masked in such a view.
         ibot: weight of the loss on masked patches.
         koleo: weight of the KoLeo regulariser, on each global view.
-        freeze_last_layer: epochs during which the prototypes stay as they are.
-        freeze_backbone: share of the run during which the heads alone learn, for starts from pretrained weights.
-        head_gap: layers of layer-wise learning-rate decay between the backbone and the heads.
-        heads: folder of an earlier run of this method to take the heads from; None for fresh ones.
     """
 
     global_scale: tuple[float, float] = (0.32, 1.0)
     local_scale: tuple[float, float] = (0.05, 0.32)
-    prototypes: int = 65536
-    hidden: int = 2048
-    bottleneck: int = 256
-    head_layers: int = 3
-    student_temperature: float = 0.1
-    teacher_temperature: float = 0.07
-    teacher_temperature_start: float = 0.04
     teacher_temperature_warmup: float = 0.3
     momentum: float = 0.992
     sinkhorn_rounds: int = 3
@@ -89,20 +71,10 @@ class DINOv2Options(MultiCrop):
     mask_ratio: tuple[float, float] = (0.1, 0.5)
     ibot: float = 1.0
     koleo: float = 0.1
-    freeze_last_layer: int = 1
-    freeze_backbone: float = 0.0
-    head_gap: int = 0
-    heads: str | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        numbers = asdict(self)
-        for name in ("student_temperature", "teacher_temperature", "teacher_temperature_start"):
-            if not numbers[name] > 0.0:
-                raise VitrailError(f"{name} must be above 0, not {numbers[name]}")
-        for name in ("momentum", "teacher_temperature_warmup", "mask_chance", "freeze_backbone"):
-            if not 0.0 <= numbers[name] <= 1.0:
-                raise VitrailError(f"{name} must lie in 0 … 1, not {numbers[name]}")
+        self.require_shares("mask_chance")
         if not 0.0 <= self.mask_ratio[0] <= self.mask_ratio[1] <= 1.0:
             raise VitrailError(f"mask_ratio must be 0 <= low <= high <= 1, not {self.mask_ratio}")
 
@@ -137,12 +109,8 @@ class DINOv2(Method):
         model.reset_classifier(0)
         self.options = options
         self.student = model
-        self.student_head, self.student_patch_head = (
-            ProjectionHead(
-                model.config.embed_dim, options.prototypes, options.hidden, options.bottleneck, options.head_layers
-            )
-            for _ in range(2)
-        )
+        self.student_head = options.make_head(model.config.embed_dim)
+        self.student_patch_head = options.make_head(model.config.embed_dim)
         self.teacher = frozen_copy(self.student)
         self.teacher_head = frozen_copy(self.student_head)
         self.teacher_patch_head = frozen_copy(self.student_patch_head)
@@ -188,12 +156,7 @@ class DINOv2(Method):
         """The teacher's probabilities for both global views and for their masked patches, which it sees."""
         options = self.options
         tokens = self.teacher.features(whole)
-        temperature = temperature_at(
-            progress,
-            options.teacher_temperature_start,
-            options.teacher_temperature,
-            options.teacher_temperature_warmup,
-        )
+        temperature = options.temperature(progress)
         classes = self.teacher_head(tokens.values[:, 0]).float() / temperature
         patches = self.teacher_patch_head(tokens.patches[masks]).float() / temperature
         rounds = options.sinkhorn_rounds
@@ -219,13 +182,8 @@ class DINOv2(Method):
 
     def roles(self) -> dict[str, Role]:
         """The student's own; its heads behind it, and with them the mask token, which public weights often lack."""
-        roles = {f"student.{name}": role for name, role in self.student.roles().items()}
-        deepest = max(role.depth for role in roles.values()) + self.options.head_gap
-        roles["student.mask_token"] = Role(deepest, decay=False)
-        for head in ("student_head", "student_patch_head"):
-            for name, parameter in self.get_submodule(head).named_parameters(prefix=head):
-                roles[name] = Role(deepest, decay=parameter.ndim > 1)
-        return roles
+        heads = {"student_head": self.student_head, "student_patch_head": self.student_patch_head}
+        return self.options.roles(self.student, **heads)
 
     def export(self) -> nn.Module:
         """The teacher's backbone."""
