@@ -183,7 +183,9 @@ class DINOv2(Method):
     def roles(self) -> dict[str, Role]:
         """The student's own; its heads behind it, and with them the mask token, which public weights often lack."""
         heads = {"student_head": self.student_head, "student_patch_head": self.student_patch_head}
-        return self.options.roles(self.student, **heads)
+        roles = self.options.roles(self.student, **heads)
+        deepest = max(role.depth for role in roles.values())
+        return {**roles, "student.mask_token": Role(deepest, decay=False)}
 
     def export(self) -> nn.Module:
         """The teacher's backbone."""
