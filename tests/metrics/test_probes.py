@@ -1,8 +1,9 @@
+import numpy as np
 import pytest
 import torch
 
 from vitrail.contracts import VitrailError
-from vitrail.metrics import fit_linear_probe, knn_probabilities
+from vitrail.metrics import fit_linear_probe, knn_probabilities, linear
 
 
 def test_votes_are_weighted_by_the_exponential_of_the_cosine():
@@ -76,3 +77,23 @@ def test_a_class_with_one_picture_is_still_fitted_and_one_class_is_refused():
     assert fitted.probabilities(features)[2, 1] > fitted.probabilities(features)[0, 1]
     with pytest.raises(VitrailError, match="two classes"):
         fit_linear_probe(features, torch.zeros(3, dtype=torch.int64), 2)
+
+
+def test_of_many_pictures_some_choose_the_penalty_and_all_are_learnt_from(monkeypatch: pytest.MonkeyPatch):
+    torch.manual_seed(0)
+    features = torch.randn(600, 6)
+    labels = (features[:, 0] + torch.randn(600) > 0).long()
+    whole = fit_linear_probe(features, labels, 2)
+    searched: list[int] = []
+    search = linear.GridSearchCV.fit
+
+    def seen(self: linear.GridSearchCV, x: np.ndarray, y: np.ndarray) -> linear.GridSearchCV:
+        searched.append(len(y))
+        return search(self, x, y)
+
+    monkeypatch.setattr(linear, "MOST_SEARCHED", 200)
+    monkeypatch.setattr(linear.GridSearchCV, "fit", seen)
+    monkeypatch.setattr(linear, "GRID", (whole.strength,))
+    some = fit_linear_probe(features, labels, 2)
+    assert searched == [200]
+    torch.testing.assert_close(some.layer(), whole.layer())
