@@ -4,8 +4,8 @@ Run: python studies/pretraining.py [--seeds 0 1 2] [--out runs/ssl] [--methods m
 
 Every method learns from the 60,000 training pictures by its recipe, all on one small ViT and at about the same cost
 (the minutes are in the table). Measured on the 10,000 test pictures: nearest neighbours and a linear probe on all
-labels, and training on 1,000 labels from each start. Killed, the same command goes on: finished runs are read, the
-unfinished one continues.
+labels, and training on 1,000 labels from fresh weights and from MAE's. Killed, the same command goes on: finished runs
+are read, the unfinished one continues.
 """
 
 from __future__ import annotations
@@ -30,7 +30,11 @@ from vitrail.recipes import recipe_config
 DATA = "fashion-mnist"
 METHODS = {"mae": "fashion_mnist_mae", "dino": "fashion_mnist_dino", "beit": "fashion_mnist_beit"}
 """The recipe of each method."""
+FRESH = "fresh"
+"""The start from MAE's architecture with fresh weights."""
 LABELS = 1000
+FINE_TUNED = (FRESH, "mae")
+"""The starts that are also trained on so few labels."""
 COLUMNS = ("linear probe", "nearest neighbours", f"{LABELS:,} labels", "minutes")
 
 
@@ -108,14 +112,24 @@ def on_pixels(out: Path) -> float:
     return json.loads(file.read_text())["accuracy"]
 
 
-def measure(start: str, seed: int, out: Path) -> list[float]:
-    """The columns of one start and seed; "fresh" is MAE's architecture with fresh weights."""
-    weights = start != "fresh"
+def measure(start: str, seed: int, out: Path) -> list[float | None]:
+    """The columns of one start and seed."""
+    weights = start != FRESH
     run = pretrained(start if weights else "mae", seed, out)
     probe = probed(run, weights, seed, out / f"probe-{start}-{seed}")
-    few = on_few_labels(run, weights, seed, out / f"few-{start}-{seed}")
+    few = on_few_labels(run, weights, seed, out / f"few-{start}-{seed}")["accuracy"] if start in FINE_TUNED else None
     minutes = read(run)["seconds"] / 60 if weights else 0.0  # type: ignore[index]  # it has finished
-    return [100 * probe["linear"]["accuracy"], 100 * probe["knn"]["accuracy"], 100 * few["accuracy"], minutes]
+    scores = (probe["linear"]["accuracy"], probe["knn"]["accuracy"], few)
+    return [*(None if score is None else 100 * score for score in scores), minutes]
+
+
+def cell(column: tuple[float | None, ...]) -> str:
+    """Mean and spread of one figure over the seeds."""
+    values = [value for value in column if value is not None]
+    if not values:
+        return ""
+    spread = statistics.stdev(values) if len(values) > 1 else 0.0
+    return f"{statistics.mean(values):.2f} ± {spread:.2f}"
 
 
 def main() -> None:
@@ -125,16 +139,13 @@ def main() -> None:
     parser.add_argument("--methods", nargs="+", choices=METHODS, default=list(METHODS))
     options = parser.parse_args()
     neighbours = on_pixels(options.out)
-    starts = ["fresh", *options.methods]
+    starts = [FRESH, *options.methods]
     # Seed by seed, so that an interrupted study has compared all starts on the seeds it finished.
     found = {(start, seed): measure(start, seed, options.out) for seed in options.seeds for start in starts}
     table = Table("start", *COLUMNS, title=f"{DATA}, per cent right, mean ± spread over seeds")
     for start in starts:
         rows = [found[start, seed] for seed in options.seeds]
-        spread = statistics.stdev if len(rows) > 1 else lambda _: 0.0
-        table.add_row(
-            start, *(f"{statistics.mean(column):.2f} ± {spread(column):.2f}" for column in zip(*rows, strict=True))
-        )
+        table.add_row(start, *(cell(column) for column in zip(*rows, strict=True)))
     Console().print(table, f"nearest neighbours on pixels: {100 * neighbours:.2f} %")
 
 

@@ -28,7 +28,7 @@ def config() -> PretrainConfig:
         method_options=("decoder_embed_dim=64", "decoder_depth=2", "decoder_num_heads=2"),
         crop=1.0,
         crop_scale=(0.6, 1.0),
-        epochs=40,
+        epochs=20,
         batch_size=256,
         lr=1.5e-3,
         warmup_fraction=0.05,
