@@ -1,9 +1,9 @@
-"""A prepared model beside plain autocast, timm and OpenVINO: the same random weights, interleaved rounds, one case a run.
+"""A prepared model beside plain autocast, timm and OpenVINO: same random weights, interleaved rounds, one case a run.
 
 Run: python benchmarks/prepare.py --case vit_base_16 [--rounds 7] [--json FILE] [--without fp32 openvino …]
 
-OpenVINO runs the model's own graph in bf16 with both of its hints, where it is installed. Errors are relative L2 against
-Vitrail in float32. Freed memory is kept for all, as the command line does. Ratios within one run count.
+OpenVINO runs the model's own graph in bf16 with both of its hints, where it is installed. Errors are relative L2
+against Vitrail in float32. Freed memory is kept for all, as the command line does. Ratios within one run count.
 """
 
 from __future__ import annotations
@@ -16,10 +16,6 @@ import platform
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
-
-from vitrail.speed.malloc import keep_freed_memory
-
-keep_freed_memory()
 
 import timm
 import torch
@@ -34,6 +30,7 @@ from vitrail.models import Model
 from vitrail.nn import LayerScale
 from vitrail.nn.attention import attention_kernel
 from vitrail.speed import prepare
+from vitrail.speed.malloc import keep_freed_memory
 from vitrail.weights import Artefact, convert
 
 CASES: dict[str, tuple[str, int, int]] = {
@@ -98,7 +95,7 @@ def openvino_runs(model: Model, images: Tensor) -> dict[str, Run]:
     import openvino
 
     with torch.no_grad(), attention_kernel("fused"):
-        graph = openvino.convert_model(model, example_input=images[:1])
+        graph = openvino.convert_model(model, example_input=images)
     graph.reshape(list(images.shape))
     pixels = images.numpy()
     runs: dict[str, Run] = {}
@@ -118,8 +115,9 @@ def main() -> None:
     parser.add_argument("--case", choices=CASES, required=True)
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--json", type=Path)
-    parser.add_argument("--without", nargs="*", default=(), help="runs whose name holds one of these words are left out")
+    parser.add_argument("--without", nargs="*", default=(), help="words; runs with one in their names are left out")
     options = parser.parse_args()
+    keep_freed_memory()
     name, side, batch = CASES[options.case]
     ours, theirs = models(name, side)
     torch.manual_seed(1)

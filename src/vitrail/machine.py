@@ -126,6 +126,6 @@ def _write(known: dict[str, list[float]]) -> None:
     file = cache_file()
     file.parent.mkdir(parents=True, exist_ok=True)
     descriptor, temporary = tempfile.mkstemp(dir=file.parent, prefix=".machine-")
-    with open(descriptor, "w", encoding="utf-8") as stream:
-        json.dump(known, stream, indent=1, ensure_ascii=False)
+    os.close(descriptor)
+    Path(temporary).write_text(json.dumps(known, indent=1, ensure_ascii=False), encoding="utf-8")
     Path(temporary).replace(file)

@@ -213,9 +213,7 @@ def test_ema_of_shared_parameters_swaps_exactly() -> None:
 
 
 @pytest.mark.parametrize(("bf16", "chosen"), [(0.5, "bf16"), (0.9, "fp32"), (4.0, "fp32")])
-def test_precision_follows_the_clock(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, bf16: float, chosen: str
-) -> None:
+def test_precision_follows_the_clock(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, bf16: float, chosen: str) -> None:
     monkeypatch.setattr(machine, "cache_file", lambda: tmp_path / "machine.json")
     monkeypatch.setattr(machine, "time_product", lambda device, dtype: bf16 if dtype == torch.bfloat16 else 1.0)
     decided = choose_precision("auto", torch.device("cpu"))

@@ -28,7 +28,7 @@ from vitrail.speed.packed import Folded, PackedLinear, missing_operators, post_o
 M = TypeVar("M", bound=nn.Module)
 
 AT_ONCE = 16 * 224 * 224
-"""Pixels that a CPU works on at once where freed memory goes back to the system: larger batches wait for fresh pages."""
+"""Pixels that a CPU works on at once where freed memory goes back to the system: more would wait for fresh pages."""
 TIMED_ROWS, TIMED_DIM, TIMED_OUT = 788, 768, 3072
 """The layer by which packing is timed: the first of a ViT-B's MLP, on four pictures."""
 
