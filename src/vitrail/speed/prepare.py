@@ -10,7 +10,7 @@ import copy
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, Generic, Literal, TypeVar
+from typing import Any, Generic, Literal, TypeGuard, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -138,7 +138,8 @@ def pack(model: nn.Module) -> tuple[int, int]:
 
 def _fold_activation(mlp: Mlp) -> None:
     if _is_packable(mlp.fc1) and post_operation(mlp.act) is not None:
-        mlp.fc1, mlp.act = PackedLinear(mlp.fc1, mlp.act), Folded(mlp.act)
+        mlp.set_submodule("fc1", PackedLinear(mlp.fc1, mlp.act))
+        mlp.act = Folded(mlp.act)
 
 
 def _fold_scale(block: nn.Module, name: str, branch: nn.Module) -> None:
@@ -159,7 +160,7 @@ def _last_layer(branch: nn.Module) -> str | None:
     return {Mlp: "fc2", SwiGLU: "w3"}.get(type(branch))
 
 
-def _is_packable(layer: nn.Module) -> bool:
+def _is_packable(layer: nn.Module) -> TypeGuard[nn.Linear | KeylessLinear]:
     # Exactly these classes: a subclass (an adapter's, say) adds something of its own to what the matrix gives.
     return type(layer) in (nn.Linear, KeylessLinear) and next(layer.parameters()).dtype == torch.float32
 
