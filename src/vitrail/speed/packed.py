@@ -63,7 +63,8 @@ class PackedLinear(JointLinear):
         weight = layer.weight.detach()
         bias = layer.joint_bias().detach() if isinstance(layer, KeylessLinear) else layer.bias
         if scale is not None:
-            weight, bias = weight * scale.unsqueeze(1), None if bias is None else bias * scale
+            factor = scale.detach()
+            weight, bias = weight * factor.unsqueeze(1), None if bias is None else bias * factor
         self._packed = torch.ops.mkldnn._reorder_linear_weight(weight.to(torch.bfloat16))
         self._bias = None if bias is None else bias.detach().to(torch.bfloat16)
 
