@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from torch import nn
 
+from vitrail import machine
 from vitrail.contracts import Role, VitrailError
 from vitrail.engine import (
     Ema,
@@ -18,7 +20,6 @@ from vitrail.engine import (
     choose_precision,
     ema_decay_at,
     parameter_groups,
-    precision,
     resolve_device,
     schedule_factor,
     warmup_steps,
@@ -212,24 +213,21 @@ def test_ema_of_shared_parameters_swaps_exactly() -> None:
 
 
 @pytest.mark.parametrize(("bf16", "chosen"), [(0.5, "bf16"), (0.9, "fp32"), (4.0, "fp32")])
-def test_precision_follows_the_clock(monkeypatch: pytest.MonkeyPatch, bf16: float, chosen: str) -> None:
-    monkeypatch.setattr(precision, "time_product", lambda device, dtype: bf16 if dtype == torch.bfloat16 else 1.0)
+def test_precision_follows_the_clock(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, bf16: float, chosen: str) -> None:
+    monkeypatch.setattr(machine, "cache_file", lambda: tmp_path / "machine.json")
+    monkeypatch.setattr(machine, "time_product", lambda device, dtype: bf16 if dtype == torch.bfloat16 else 1.0)
     decided = choose_precision("auto", torch.device("cpu"))
     assert decided.name == chosen
     assert f"{bf16 * 1e3:.2f} ms in bf16" in decided.reason and "\n" not in decided.reason
 
 
 def test_precision_as_asked_is_not_timed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(precision, "time_product", lambda device, dtype: pytest.fail("timed"))
+    monkeypatch.setattr(machine, "time_product", lambda device, dtype: pytest.fail("timed"))
     assert choose_precision("bf16", torch.device("cpu")).name == "bf16"
     with choose_precision("bf16", torch.device("cpu")).autocast(torch.device("cpu")):
         assert (torch.ones(2, 2) @ torch.ones(2, 2)).dtype == torch.bfloat16
     with choose_precision("fp32", torch.device("cpu")).autocast(torch.device("cpu")):
         assert (torch.ones(2, 2) @ torch.ones(2, 2)).dtype == torch.float32
-
-
-def test_product_is_really_timed() -> None:
-    assert 0 < precision.time_product(torch.device("cpu"), torch.float32) < 1
 
 
 def test_seeds_differ_by_place_and_repeat() -> None:

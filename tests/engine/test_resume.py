@@ -150,10 +150,9 @@ def test_another_batch_division_needs_the_same_global_batch(tmp_path: Path) -> N
 
 
 def test_auto_precision_is_kept_on_resume(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from vitrail.engine import precision
-
     def clock(bf16: float) -> None:
-        monkeypatch.setattr(precision, "time_product", lambda _, dtype: bf16 if dtype == torch.bfloat16 else 1.0)
+        monkeypatch.setattr(machine, "cache_file", lambda: tmp_path / f"machine-{bf16}.json")
+        monkeypatch.setattr(machine, "time_product", lambda _, dtype: bf16 if dtype == torch.bfloat16 else 1.0)
 
     clock(0.1)
     with pytest.raises(Interrupted):

@@ -66,7 +66,7 @@ def predict_detection(config: PredictConfig, artefact: Artefact, hardware: Hardw
         found = find(config, artefact, model, hardware, SubsetSource(source, list(part)))
         return [row for name, objects in found for row in _rows(name, objects, artefact.classes)]
 
-    key = fingerprint(weights_digest(model), artefact.preprocess, hardware.precision.name, config.threshold)
+    key = fingerprint(weights_digest(model), artefact.preprocess, hardware.form, config.threshold)
     rows = run_in_parts(names, key, work, out)
     if config.draw is not None:
         drawn = draw_detections(names, rows, artefact.classes, config.draw, bands)

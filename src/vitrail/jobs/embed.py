@@ -13,7 +13,7 @@ from tyro.conf import Positional
 from vitrail.data import FileSource, SubsetSource, list_pictures
 from vitrail.heads.pool import POOLS
 from vitrail.jobs.bulk import fingerprint, run_in_parts
-from vitrail.jobs.inference import Hardware, run_source
+from vitrail.jobs.inference import Hardware, make_ready, run_source
 from vitrail.jobs.models import open_model, weights_digest
 from vitrail.jobs.progress import say
 from vitrail.jobs.settings import Settings, default_out
@@ -55,8 +55,8 @@ def embed(config: EmbedConfig) -> list[Row]:
     check_table_name(out)
     artefact = open_model(config.model, config.model_overrides(), online=config.online)
     source = FileSource(list_pictures(config.source), 1 if artefact.model.in_channels == 1 else 3, config.source)
-    hardware = Hardware.of(config)
-    call = FeatureVector(artefact.backbone.to(hardware.device).eval(), config.pool)
+    backbone, hardware = make_ready(artefact.backbone, Hardware.of(config), config.batch_size)
+    call = FeatureVector(backbone, config.pool)
 
     def work(part: range) -> list[Row]:
         chosen = SubsetSource(source, list(part))
@@ -68,7 +68,7 @@ def embed(config: EmbedConfig) -> list[Row]:
             for name, vector in zip(outputs.names, outputs.values.tolist(), strict=True)
         ]
 
-    key = fingerprint(weights_digest(artefact.model), artefact.preprocess, hardware.precision.name, config.pool)
+    key = fingerprint(weights_digest(artefact.model), artefact.preprocess, hardware.form, config.pool)
     rows = run_in_parts([source.name(i) for i in range(len(source))], key, work, out)
     say(f"{len(rows)} pictures, {len(rows[0]['embedding']) if rows else 0} numbers each → {out}")
     return rows

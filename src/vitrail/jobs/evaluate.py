@@ -11,7 +11,7 @@ from tyro.conf import Positional
 
 from vitrail.contracts import VitrailError
 from vitrail.data import Source, open_data
-from vitrail.jobs.inference import Hardware, Outputs, classifier, run_source
+from vitrail.jobs.inference import Hardware, Outputs, classifier, make_ready, run_source
 from vitrail.jobs.models import artefact_folder, open_model, require_classes
 from vitrail.jobs.progress import say
 from vitrail.jobs.run import CONFIG, environment, open_run, write_metrics
@@ -48,12 +48,9 @@ def evaluate(config: EvaluateConfig) -> EvaluateResult:
     artefact = open_model(config.model, config.model_overrides(), online=config.online)
     require_classes(artefact, config.model)
     source = _source(config, artefact)
-    hardware = Hardware.of(config)
-    artefact.model.to(hardware.device).eval()
+    model, hardware = make_ready(artefact.model, Hardware.of(config), config.batch_size)
     out = open_run("evaluate", config, config.out or default_out("evaluate", config.data or "", config.model))
-    outputs = run_source(
-        classifier(artefact.model), source, artefact.preprocess, config, hardware, f"evaluate {config.split}"
-    )
+    outputs = run_source(classifier(model), source, artefact.preprocess, config, hardware, f"evaluate {config.split}")
     scores = score_classifier(outputs.values, outputs.labels, artefact.classes)
     write_metrics(
         out,

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import TypeVar
 
 import torch
 from jaxtyping import Float, Int
@@ -12,22 +13,57 @@ from torch import Tensor, nn
 from vitrail.contracts import Batch, VitrailError
 from vitrail.data import Loader, Preprocess, Source, TrainTransform
 from vitrail.engine import Precision, World, choose_precision, resolve_device
-from vitrail.jobs.progress import track
+from vitrail.jobs.progress import say, track
 from vitrail.jobs.settings import Settings
+from vitrail.speed.prepare import Prepared, prepare
+
+M = TypeVar("M", bound=nn.Module)
 
 
 @dataclass(frozen=True)
 class Hardware:
-    """Where and in which number format a model runs."""
+    """Where and in which number format a model runs.
+
+    Attributes:
+        device: where.
+        precision: the number format.
+        prepared: the model that was made ready for it; None for one that runs as it is.
+    """
 
     device: torch.device
     precision: Precision
+    prepared: Prepared[nn.Module] | None = None
 
     @classmethod
     def of(cls, settings: Settings, world: World | None = None) -> Hardware:
         """The device and precision that were asked for, on this process of ``world``."""
         device = resolve_device(settings.device, world or World())
         return cls(device, choose_precision(settings.precision, device))
+
+    @property
+    def form(self) -> str:
+        """What results depend on besides the model: for fingerprints."""
+        return self.precision.name if self.prepared is None else self.prepared.form
+
+    def rows(self, call: Callable[[Tensor], Tensor], images: Tensor) -> Tensor:
+        """One row for each picture, in the precision and from as many at once as is quickest; call it without grad."""
+        with self.precision.autocast(self.device):
+            images = images.to(self.device, non_blocking=True)
+            return call(images) if self.prepared is None else self.prepared.rows(call, images)
+
+
+def make_ready(model: M, hardware: Hardware, batch_size: int) -> tuple[M, Hardware]:
+    """A model as it is quickest to ask, in evaluation mode, with the hardware that knows of it; says what was chosen.
+
+    Args:
+        model: moved to the hardware's device; not changed otherwise, and no more to be trained or looked into than
+            its twin is.
+        hardware: where it is to run.
+        batch_size: the most pictures at once.
+    """
+    prepared = prepare(model.to(hardware.device), hardware.device, hardware.precision.name, batch_size)
+    say(prepared.choice)
+    return prepared.model, replace(hardware, prepared=prepared)
 
 
 @dataclass(frozen=True)
@@ -69,8 +105,7 @@ def run_batches(
     """Each batch with what ``call`` gives for its pictures, in float32 on the CPU, with progress shown."""
     with track(title, total) as advance, torch.inference_mode():
         for batch in loader.epoch(0):
-            with hardware.precision.autocast(hardware.device):
-                values = call(batch.images.to(hardware.device, non_blocking=True))
+            values = hardware.rows(call, batch.images)
             advance(len(batch))
             yield batch, values.float().cpu()
 

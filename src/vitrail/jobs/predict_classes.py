@@ -70,7 +70,7 @@ def write_answers(config: PredictConfig, artefact: Artefact, hardware: Hardware,
             for name, row, sure in zip(outputs.names, numbers.tolist(), confidences.tolist(), strict=True)
         ]
 
-    facts = (weights_digest(artefact.model), artefact.preprocess, hardware.precision.name, config.top)
+    facts = (weights_digest(artefact.model), artefact.preprocess, hardware.form, config.top)
     rows = run_in_parts([source.name(i) for i in range(len(source))], fingerprint(*facts, *answers.key), work, out)
     if config.draw is not None:
         draw_answers(rows, config.draw, bands)

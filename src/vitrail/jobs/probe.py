@@ -18,7 +18,7 @@ from vitrail.jobs.bulk import fingerprint
 from vitrail.jobs.embed import FeaturePool, FeatureVector
 from vitrail.jobs.few_labels import with_few_labels
 from vitrail.jobs.head_start import save_probe
-from vitrail.jobs.inference import Hardware, Outputs, run_source
+from vitrail.jobs.inference import Hardware, Outputs, make_ready, run_source
 from vitrail.jobs.models import open_model, weights_digest, with_crop
 from vitrail.jobs.progress import say
 from vitrail.jobs.run import command_line, environment, open_run, write_metrics
@@ -71,8 +71,8 @@ def probe(config: ProbeConfig) -> ProbeResult:
     torch.manual_seed(config.seed)
     artefact = open_model(config.model, config.model_overrides(), pretrained=config.pretrained, online=config.online)
     artefact = with_crop(artefact, config.crop)
-    hardware = Hardware.of(config)
-    artefact.model.to(hardware.device).eval()
+    model, hardware = make_ready(artefact.model, Hardware.of(config), config.batch_size)
+    artefact = artefact.with_model(model)
     out = open_run("probe", config, config.out or default_out("probe", config.data, config.model))
     train = cached_features(config, "train", splits.train, artefact, hardware, out)
     val = cached_features(config, "val", splits.val, artefact, hardware, out)
@@ -108,7 +108,7 @@ def cached_features(
     file = out / f"features-{part}.safetensors"
     names = hashlib.sha256("\0".join(source.name(i) for i in range(len(source))).encode("utf-8", "surrogatepass"))
     key = fingerprint(
-        weights_digest(artefact.model), artefact.preprocess, hardware.precision.name, config.pool, names.hexdigest()
+        weights_digest(artefact.model), artefact.preprocess, hardware.form, config.pool, names.hexdigest()
     )
     stored = _read(file, key, source)
     if stored is not None:

@@ -181,7 +181,7 @@ def predict_segmentation(config: PredictConfig, artefact: Artefact, hardware: Ha
     folders = _folders(paths)
     asking = Asking(config, model, artefact, hardware, prompts, settings, out)
     asked = (config.points, config.point_labels, config.boxes, prompts.mask_digest, settings)
-    key = fingerprint(weights_digest(model), artefact.preprocess, hardware.precision.name, asked)
+    key = fingerprint(weights_digest(model), artefact.preprocess, hardware.form, asked)
     with track("segment", len(paths)) as advance:
 
         def work(part: range) -> list[Row]:

@@ -1,17 +1,20 @@
-"""What a model costs: parameters, arithmetic, memory."""
+"""What a model costs (parameters, arithmetic, memory), and how it is asked most quickly."""
 
 from vitrail.speed.cost import Cost, Memory, PartCost, cost, inference_memory, macs, training_memory
 from vitrail.speed.curve import Curve, curve, draw_curves
+from vitrail.speed.prepare import Prepared, prepare
 
 __all__ = [
     "Cost",
     "Curve",
     "Memory",
     "PartCost",
+    "Prepared",
     "cost",
     "curve",
     "draw_curves",
     "inference_memory",
     "macs",
+    "prepare",
     "training_memory",
 ]

@@ -8,6 +8,7 @@ import platform
 # From glibc's malloc.h.
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
 _HIGHEST = 2**31 - 1
+_kept = False
 
 
 def keep_freed_memory() -> bool:
@@ -22,5 +23,12 @@ def keep_freed_memory() -> bool:
     """
     if platform.libc_ver()[0] != "glibc":
         return False
+    global _kept
     library = ctypes.CDLL(None)
-    return all(library.mallopt(name, _HIGHEST) == 1 for name in (_M_MMAP_THRESHOLD, _M_TRIM_THRESHOLD))
+    _kept = all(library.mallopt(name, _HIGHEST) == 1 for name in (_M_MMAP_THRESHOLD, _M_TRIM_THRESHOLD))
+    return _kept
+
+
+def freed_memory_is_kept() -> bool:
+    """Whether this process has asked for it, and got it."""
+    return _kept

@@ -106,7 +106,7 @@ def encode(identity: str, shown: Shown, read: Callable[[int], Image.Image], size
     device = shown.hardware.device
     images = preprocess(picture)[None].to(device)
     with shown.hardware.precision.autocast(device):
-        recall = remember(shown.model, images)
+        recall = remember(shown.ready, images)
     return Encoding(identity, shown, preprocess, images, recall, time.perf_counter() - started)
 
 

@@ -9,7 +9,9 @@ from vitrail.contracts import VitrailError
 from vitrail.data import Preprocess
 from vitrail.explain.recall import Recall, remember
 from vitrail.jobs.inference import Hardware
+from vitrail.jobs.progress import say
 from vitrail.models import Backbone, DualEncoder, Model, Plain, Sam, VideoTransformer
+from vitrail.speed.prepare import prepare
 from vitrail.weights import Artefact
 
 SIZES = (224, 308, 448, 518, 672, 896)
@@ -23,7 +25,8 @@ class Shown:
     Attributes:
         id: for the page.
         name: for the user.
-        model: in evaluation mode, where it runs.
+        model: in evaluation mode, where it runs: for gradients.
+        ready: the same, prepared for reading pictures.
         preprocess: its own; size and crop are replaced by those of the whole picture.
         classes: names in the order of the logits, empty without a classifier.
         hardware: where and in which number format it runs.
@@ -36,6 +39,7 @@ class Shown:
     id: str
     name: str
     model: Backbone
+    ready: Backbone
     preprocess: Preprocess
     classes: tuple[str, ...]
     hardware: Hardware
@@ -79,12 +83,15 @@ def show(identity: str, name: str, artefact: Artefact, hardware: Hardware) -> Sh
     (noise,) = model.example_inputs(1, (size[0], size[1]))
     recall = remember(model, noise)
     tokens = recall.tokens
+    prepared = prepare(model, hardware.device, hardware.precision.name)
+    say(prepared.choice)
     names = artefact.classes or tuple(f"class {number}" for number in range(model.num_classes))
     heads = tuple(recall.rows(layer, (0,)).weights.shape[1] for layer in range(len(recall.given)))
     return Shown(
         id=identity,
         name=name,
         model=model,
+        ready=prepared.model,
         preprocess=artefact.preprocess,
         classes=names,
         hardware=hardware,

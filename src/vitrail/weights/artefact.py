@@ -90,6 +90,10 @@ class Artefact(nn.Module, ModelHubMixin, library_name="vitrail", tags=["image-cl
         self.training_info = dict(training or {})
         self.files = dict(files or {})
 
+    def with_model(self, model: Model) -> Artefact:
+        """All that belongs to this model, for another form of it."""
+        return Artefact(model, self.classes, self.preprocess, self.training_info, self.files)
+
     @property
     def backbone(self) -> Backbone:
         """The model, as a picture encoder that can be probed, trained as a classifier and embedded with.

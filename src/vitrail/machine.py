@@ -1,0 +1,131 @@
+"""What this machine is quick at: asked by the clock once, and remembered in the user's cache folder.
+
+Training (which precision) and inference (which precision, which layers) ask the same questions, so the answers stand
+below both. An answer belongs to a processor or GPU, a version of torch and a number of threads.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import platform
+import re
+import tempfile
+import time
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+
+import torch
+
+WORTHWHILE_SPEEDUP = 1.3
+"""Below this gain the rounding of bf16 is not worth having: casts and the parts that stay fp32 eat a small one."""
+PRODUCT_SIZE = {"cuda": 4096, "mps": 1024, "cpu": 384}
+"""Side of the square matrices whose product is timed."""
+REPEATS = 4
+_LINE = re.compile(r"^(model name|flags)\s*: (.+)$", re.MULTILINE)
+
+
+def bf16_pays(device: torch.device) -> tuple[bool, str]:
+    """Whether matrix products in bf16 are at least 1.3 times as quick as in fp32, and one line that says why."""
+    if device.type == "cuda" and not torch.cuda.is_bf16_supported(including_emulation=False):
+        return False, f"{torch.cuda.get_device_name(device)} has no bf16 units"
+    try:
+        slow, fast = remembered("product", device, lambda: _product_times(device))
+    except RuntimeError as error:
+        return False, f"a bf16 product fails on {device} ({error})"
+    size = PRODUCT_SIZE[device.type]
+    reason = f"a {size}² product takes {fast * 1e3:.2f} ms in bf16, {slow * 1e3:.2f} ms in fp32"
+    return slow >= WORTHWHILE_SPEEDUP * fast, reason
+
+
+def time_product(device: torch.device, dtype: torch.dtype) -> float:
+    """Seconds of one square matrix product."""
+    size = PRODUCT_SIZE[device.type]
+    left = torch.ones(size, size, device=device, dtype=dtype)
+    # Reading one number back waits for the device, whichever it is.
+    return best_of(lambda: (left @ left)[0, 0].item())
+
+
+def best_of(run: Callable[[], object]) -> float:
+    """Seconds of the quickest of a few runs, after one that is not counted."""
+    run()
+    seconds = []
+    for _ in range(REPEATS):
+        start = time.perf_counter()
+        run()
+        seconds.append(time.perf_counter() - start)
+    return min(seconds)
+
+
+def remembered(question: str, device: torch.device, measure: Callable[[], list[float]]) -> list[float]:
+    """What ``measure`` gave the first time on this machine; a few numbers.
+
+    Args:
+        question: its name in the cache.
+        device: what is measured.
+        measure: asked when no answer is known; what it raises goes through, and nothing is remembered.
+    """
+    key = f"{question} · {describe(device)}"
+    known = _read()
+    if key not in known:
+        known = {**known, key: measure()}
+        # A folder that cannot be written to costs the next process the same fraction of a second.
+        with contextlib.suppress(OSError):
+            _write(known)
+    return known[key]
+
+
+def describe(device: torch.device) -> str:
+    """The processor or GPU, the version of torch, and the threads."""
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else f"{device.type} {_processor()}"
+    return f"{name} · torch {torch.__version__} · {torch.get_num_threads()} threads"
+
+
+def cache_file() -> Path:
+    """``machine.json`` in ``$XDG_CACHE_HOME/vitrail``, by default ``~/.cache/vitrail``."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "vitrail" / "machine.json"
+
+
+def _product_times(device: torch.device) -> list[float]:
+    return [time_product(device, torch.float32), time_product(device, torch.bfloat16)]
+
+
+@cache
+def _processor() -> str:
+    """The processor's name as Linux knows it, elsewhere as Python does, and its units for bf16.
+
+    Virtual machines often hide the model; what the processor can do they cannot.
+    """
+    try:
+        lines = dict(_LINE.findall(Path("/proc/cpuinfo").read_text(encoding="utf-8")))
+    except OSError:
+        lines = {}
+    units = sorted({"avx512_bf16", "amx_bf16"}.intersection(lines.get("flags", "").split()))
+    return " ".join([lines.get("model name") or platform.processor() or platform.machine(), *units])
+
+
+def _read() -> dict[str, list[float]]:
+    """All answers; none where the file is missing or damaged."""
+    try:
+        known = json.loads(cache_file().read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    if not isinstance(known, dict):
+        return {}
+    return {key: value for key, value in known.items() if _is_answer(value)}
+
+
+def _is_answer(value: object) -> bool:
+    return isinstance(value, list) and all(isinstance(number, float) and number > 0 for number in value)
+
+
+def _write(known: dict[str, list[float]]) -> None:
+    """The file as a whole or not at all, whoever else writes it."""
+    file = cache_file()
+    file.parent.mkdir(parents=True, exist_ok=True)
+    descriptor, temporary = tempfile.mkstemp(dir=file.parent, prefix=".machine-")
+    os.close(descriptor)
+    Path(temporary).write_text(json.dumps(known, indent=1, ensure_ascii=False), encoding="utf-8")
+    Path(temporary).replace(file)

@@ -1,0 +1,114 @@
+"""Linear layers whose matrices lie in memory as a CPU's bf16 products read them.
+
+Under autocast torch casts every matrix in every pass, reorders it for its kernel, and copies the bias into the result
+first. Here this is done once, and what follows the product (a GELU, a layer scale) is done before the result is rounded
+and written. The operators are those that torch's own compiler calls (oneDNN).
+"""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from vitrail.nn.linear import JointLinear, KeylessLinear, third_of
+
+PRODUCT, REORDER = "mkldnn::_linear_pointwise", "mkldnn::_reorder_linear_weight"
+
+
+def missing_operators() -> str:
+    """Why this build of torch cannot run packed layers on its CPU; empty where it can."""
+    if not torch.backends.mkldnn.is_available():
+        return "this build of torch is without oneDNN"
+    known = set(torch._C._dispatch_get_all_op_names())
+    if not {PRODUCT, REORDER} <= known:
+        return "this version of torch has no packed layers"
+    if not torch.ops.mkldnn._is_mkldnn_bf16_supported():
+        return "oneDNN has no bf16 on this processor"
+    return ""
+
+
+def post_operation(activation: nn.Module) -> tuple[str, str] | None:
+    """What oneDNN calls an activation that it can do before it rounds; None for one that it does not know exactly."""
+    if type(activation) is nn.GELU:
+        # Equal to the same GELU of the unrounded product: the exact one stays exact.
+        return "gelu", activation.approximate
+    return ("relu", "") if type(activation) is nn.ReLU else None
+
+
+class PackedLinear(JointLinear):
+    """A linear layer for inference, with what follows it. Only under bf16 autocast without gradient it is quicker.
+
+    Elsewhere (in float32 regions of a model, for a gradient) it computes with the layer that it stands for, whose
+    parameters it shares under their own names.
+
+    Args:
+        layer: the layer; it is not changed.
+        activation: applied to the product; one that :func:`post_operation` knows.
+        scale: ``(out,)``, a factor of every output, behind the activation; only without activation.
+    """
+
+    def __init__(
+        self,
+        layer: nn.Linear | KeylessLinear,
+        activation: nn.Module | None = None,
+        scale: Float[Tensor, " out"] | None = None,
+    ) -> None:
+        super().__init__()
+        for name, parameter in layer.named_parameters():
+            self.register_parameter(name, parameter)
+        # In a tuple, so that its parameters do not have two names.
+        self._exact = (layer, activation, scale)
+        self._operation = None if activation is None else post_operation(activation)
+        weight = layer.weight.detach()
+        bias = layer.joint_bias().detach() if isinstance(layer, KeylessLinear) else layer.bias
+        if scale is not None:
+            factor = scale.detach()
+            weight, bias = weight * factor.unsqueeze(1), None if bias is None else bias * factor
+        self._packed = torch.ops.mkldnn._reorder_linear_weight(weight.to(torch.bfloat16))
+        self._bias = None if bias is None else bias.detach().to(torch.bfloat16)
+
+    def forward(self, x: Float[Tensor, "*n i"]) -> Float[Tensor, "*n o"]:
+        """The layer, and what follows it."""
+        if not _is_bf16_inference(x):
+            return self.exact(x)
+        what, how = self._operation or ("none", "")
+        return torch.ops.mkldnn._linear_pointwise(x.to(torch.bfloat16), self._packed, self._bias, what, [], how)
+
+    def exact(self, x: Float[Tensor, "*n i"]) -> Float[Tensor, "*n o"]:
+        """The same by the layers that this one stands for, in the precision of the caller."""
+        layer, activation, scale = self._exact
+        x = layer(x)
+        if activation is not None:
+            x = activation(x)
+        return x if scale is None else x * scale
+
+    def third(self, x: Float[Tensor, "b n d"], third: int) -> Float[Tensor, "b n inner"]:
+        """Queries (0), keys (1) or values (2) of a joint projection alone, by the layer that this one stands for."""
+        return third_of(self._exact[0], x, third)
+
+
+class Folded(nn.Module):
+    """Stands where a module was whose work a :class:`PackedLinear` does now; its parameters keep their names.
+
+    Args:
+        module: what was there.
+    """
+
+    def __init__(self, module: nn.Module) -> None:
+        super().__init__()
+        for name, parameter in module.named_parameters():
+            self.register_parameter(name, parameter)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``x`` as it is."""
+        return x
+
+
+def _is_bf16_inference(x: Tensor) -> bool:
+    return (
+        torch.is_autocast_enabled("cpu")
+        and torch.get_autocast_dtype("cpu") == torch.bfloat16
+        and x.device.type == "cpu"
+        and not (torch.is_grad_enabled() and x.requires_grad)
+    )

@@ -1,0 +1,97 @@
+"""What the clock says of a machine is asked once, and no state of the cache is an error."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from vitrail import machine
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    file = tmp_path / "of" / "vitrail" / "machine.json"
+    monkeypatch.setattr(machine, "cache_file", lambda: file)
+    return file
+
+
+class Clock:
+    def __init__(self, *answers: float) -> None:
+        self.answers, self.asked = list(answers), 0
+
+    def __call__(self) -> list[float]:
+        self.asked += 1
+        return self.answers
+
+
+def test_a_question_is_asked_once(cache: Path) -> None:
+    clock = Clock(0.25, 2.0)
+    assert [machine.remembered("product", CPU, clock) for _ in range(3)] == [[0.25, 2.0]] * 3
+    assert clock.asked == 1
+    other = Clock(9.0)
+    assert machine.remembered("another", CPU, other) == [9.0]
+    assert machine.remembered("product", CPU, clock) == [0.25, 2.0] and clock.asked == 1
+    assert len(json.loads(cache.read_text())) == 2
+    assert [path.name for path in cache.parent.iterdir()] == ["machine.json"]
+
+
+def test_another_number_of_threads_is_another_machine(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    machine.remembered("product", CPU, Clock(1.0))
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 77)
+    again = Clock(2.0)
+    assert machine.remembered("product", CPU, again) == [2.0] and again.asked == 1
+
+
+@pytest.mark.parametrize(
+    "content", ["", "{", "[1, 2]", "null", '"text"', '{"KEY": "fast"}', '{"KEY": [-1.0]}', '{"KEY": [true]}', "\x00"]
+)
+def test_a_damaged_file_is_ignored_and_written_anew(cache: Path, content: str) -> None:
+    cache.parent.mkdir(parents=True)
+    cache.write_text(content.replace("KEY", f"product · {machine.describe(CPU)}"))
+    clock = Clock(0.5)
+    assert machine.remembered("product", CPU, clock) == [0.5]
+    assert machine.remembered("product", CPU, clock) == [0.5] and clock.asked == 1
+
+
+def test_a_folder_that_cannot_be_written_is_fine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "file").write_text("in the way")
+    monkeypatch.setattr(machine, "cache_file", lambda: tmp_path / "file" / "machine.json")
+    clock = Clock(0.5)
+    assert [machine.remembered("product", CPU, clock) for _ in range(2)] == [[0.5]] * 2
+    assert clock.asked == 2
+
+
+def test_what_a_measurement_raises_goes_through_and_is_not_remembered(cache: Path) -> None:
+    def fails() -> list[float]:
+        raise RuntimeError("no such kernel")
+
+    with pytest.raises(RuntimeError, match="no such kernel"):
+        machine.remembered("product", CPU, fails)
+    assert machine.remembered("product", CPU, Clock(1.0)) == [1.0]
+
+
+def test_a_product_that_fails_means_fp32(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(device: torch.device, dtype: torch.dtype) -> float:
+        raise RuntimeError("no such kernel")
+
+    monkeypatch.setattr(machine, "time_product", fails)
+    pays, reason = machine.bf16_pays(CPU)
+    assert not pays and "no such kernel" in reason
+
+
+def test_the_clock_really_runs(cache: Path) -> None:
+    assert 0 < machine.time_product(CPU, torch.float32) < 1
+    assert machine.bf16_pays(CPU) == machine.bf16_pays(CPU)
+
+
+def test_the_cache_lies_where_users_keep_theirs(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.undo()
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    assert machine.cache_file() == tmp_path / "vitrail" / "machine.json"
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    assert machine.cache_file() == Path.home() / ".cache" / "vitrail" / "machine.json"
