@@ -116,7 +116,7 @@ def prepare(
 
 
 def pack(model: nn.Module) -> tuple[int, int]:
-    """Pack the linear layers of a model in place, with the activations and layer scales that follow them.
+    """Pack the linear layers of a model in evaluation mode, in place, with the activations and scales that follow them.
 
     Returns:
         How many linear layers were packed, and how many others there are (adapted ones, or in another type than
@@ -131,7 +131,7 @@ def pack(model: nn.Module) -> tuple[int, int]:
     for name, layer in list(model.named_modules()):
         if name and _is_packable(layer):
             model.set_submodule(name, PackedLinear(layer))
-    layers = list(model.modules())
+    layers = list(model.eval().modules())
     packed = sum(isinstance(layer, PackedLinear) for layer in layers)
     return packed, sum(isinstance(layer, nn.Linear | KeylessLinear) for layer in layers)
 
