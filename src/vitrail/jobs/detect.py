@@ -93,11 +93,11 @@ def find(
     found: list[tuple[str, Detections]] = []
     with track("predict", len(source)) as advance, torch.inference_mode():
         for batch in loader.epoch(0):
-            sizes = batch.extras["size"]
-            images, mask = (x.to(hardware.device, non_blocking=True) for x in (batch.images, batch.extras["mask"]))
+            sizes, present = batch.extras["size"], batch.extras["mask"]
+            moved = batch.to(hardware.device)
             with hardware.precision.autocast(hardware.device):
                 # Without padding there is nothing to hide, and the fused kernel is quickest without a mask.
-                answer = model(images, None if bool(batch.extras["mask"].all()) else mask)
+                answer = model(moved.images, None if bool(present.all()) else moved.extras["mask"])
             objects = detections(answer.logits.cpu(), answer.boxes.cpu(), sizes, config.threshold)
             for name, size, kept in zip(batch.names, sizes.tolist(), objects, strict=True):
                 found.append((name, kept._replace(boxes=clip_boxes_to_image(kept.boxes, (size[0], size[1])))))

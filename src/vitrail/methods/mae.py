@@ -20,6 +20,7 @@ from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 
 from vitrail.contracts import Batch, Method, Progress, Role, VitrailError
+from vitrail.data.finish import Sample
 from vitrail.heads.pixels import normalise_patches, patchify
 from vitrail.models.mae import MaskedAutoencoder
 from vitrail.nn.masking import dropped_of, random_keep
@@ -64,12 +65,12 @@ class MaskedView:
         mask_ratio: share of the patches that are hidden.
     """
 
-    def __init__(self, view: Callable[[Tensor], Tensor], grid: Grid, mask_ratio: float) -> None:
+    def __init__(self, view: Callable[[Tensor], Sample], grid: Grid, mask_ratio: float) -> None:
         self.view = view
         self.grid = grid
         self.mask_ratio = mask_ratio
 
-    def __call__(self, picture: UInt8[Tensor, "c0 h0 w0"]) -> dict[str, Tensor]:
+    def __call__(self, picture: UInt8[Tensor, "c0 h0 w0"]) -> dict[str, Sample]:
         """``"images"`` and :data:`KEEP`."""
         return {"images": self.view(picture), KEEP: random_keep(1, self.grid, self.mask_ratio)[0]}
 
