@@ -240,7 +240,12 @@ def normalize(
 
     # A tensor of the device and not a number, which a GPU would multiply by its rounded inverse.
     full = _constant((255.0,), pixels.device)
-    return pixels.to(torch.float32).div_(full).sub_(per_band(mean)).div_(per_band(std))
+    values = torch.empty(pixels.shape, dtype=torch.float32, device=pixels.device)
+    # On a CPU one after the other, for its cache holds one picture between the steps and not a batch of them.
+    single = pixels.device.type != "cpu" or pixels.ndim == -axis
+    for source, target in [(pixels, values)] if single else zip(pixels, values, strict=True):
+        target.copy_(source).div_(full).sub_(per_band(mean)).div_(per_band(std))
+    return values
 
 
 # Remade for every small picture, these tensors would cost as much as the arithmetic.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import matplotlib
@@ -34,7 +34,7 @@ from vitrail.jobs.models import require_classes, weights_digest
 from vitrail.jobs.predict_config import PredictConfig
 from vitrail.jobs.progress import say, track
 from vitrail.jobs.settings import default_out
-from vitrail.jobs.tables import Row, check_table_name
+from vitrail.jobs.tables import Row, Table, check_table_name
 from vitrail.models import Detr
 from vitrail.weights import Artefact
 
@@ -42,7 +42,7 @@ CORNERS = ("x0", "y0", "x1", "y1")
 """Left, top, right and bottom of a box, in pixels of the original picture."""
 
 
-def predict_detection(config: PredictConfig, artefact: Artefact, hardware: Hardware) -> list[Row]:
+def predict_detection(config: PredictConfig, artefact: Artefact, hardware: Hardware) -> Table:
     """Every box of at least ``config.threshold``, picture by picture, surest first: name, label, score and corners.
 
     A picture in which nothing is found has no row.
@@ -121,7 +121,7 @@ def _rows(name: str, objects: Detections, classes: Sequence[str]) -> list[Row]:
 
 
 def draw_detections(
-    names: Sequence[str], rows: Sequence[Row], classes: Sequence[str], folder: Path, bands: int = 3
+    names: Sequence[str], rows: Iterable[Row], classes: Sequence[str], folder: Path, bands: int = 3
 ) -> list[Path]:
     """Every picture with its boxes drawn on it, as ``folder/<stem>.png``, numbered where stems repeat.
 

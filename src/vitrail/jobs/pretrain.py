@@ -83,7 +83,7 @@ def pretrain(config: PretrainConfig) -> PretrainResult | None:
     say_once(world, f"{config.data}: {len(splits.train)} pictures to learn from, {len(splits.val)} held out")
     loader = training_loader(parts)
     fitted = fit(
-        parts.method,
+        config.checkpointed(parts.method),
         loader,
         config.engine(),
         out,

@@ -84,7 +84,7 @@ def train(config: TrainConfig) -> TrainResult | None:
     measured = held_out(parts)
     say_once(world, f"{config.data}: {len(splits.train)} pictures to train on, {len(splits.val)} held out")
     fitted = fit(
-        objective(parts),
+        config.checkpointed(objective(parts)),
         loader,
         config.engine(),
         out,

@@ -16,6 +16,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import torch.nn.functional as F
 from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 
@@ -97,7 +98,7 @@ class MAE(Method):
         hidden = dropped_of(keep, pixels.shape[1])
         target = self.targets(take_patches(pixels, hidden))
         predicted = self.model(batch.images, keep, hidden)
-        return {"loss": (predicted.float() - target).square().mean()}
+        return {"loss": F.mse_loss(predicted.float(), target)}
 
     def targets(self, pixels: Float[Tensor, "b n p"]) -> Float[Tensor, "b n p"]:
         """What is to be predicted of patches."""
