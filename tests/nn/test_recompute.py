@@ -5,7 +5,9 @@ import torch
 from torch import Tensor, nn
 
 import vitrail
+from vitrail.nn.context import Context
 from vitrail.nn.encoder import Encoder, recompute_blocks
+from vitrail.nn.tokens import Tokens
 
 OPTIONS = {"img_size": 32, "patch_size": 8, "embed_dim": 48, "depth": 4, "num_heads": 3, "num_classes": 5}
 
@@ -50,14 +52,14 @@ def test_nothing_is_computed_twice_without_gradients() -> None:
     calls = []
 
     class Counting(nn.Module):
-        def forward(self, tokens: Tensor, context: object) -> Tensor:
+        def forward(self, tokens: Tokens, context: Context) -> Tokens:
             calls.append(1)
             return tokens
 
     encoder = Encoder([Counting(), Counting()])
     encoder.recompute = True
     with torch.no_grad():
-        encoder.taps(torch.zeros(2), (1,))  # type: ignore[arg-type]
+        encoder(Tokens(torch.zeros(1, 4, 2), grid=(2, 2)))
     assert len(calls) == 2
 
 

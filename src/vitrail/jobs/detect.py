@@ -86,7 +86,7 @@ def find(
         seed=config.seed,
         shuffle=False,
         drop_last=False,
-        workers=config.workers if len(source) > config.batch_size else 0,
+        workers=config.inference_workers(hardware.device) if len(source) > config.batch_size else 0,
         on_error=config.on_error,
         collate=pad_collate,
     )

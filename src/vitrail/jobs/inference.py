@@ -85,7 +85,7 @@ class Outputs:
     skipped: tuple[tuple[str, str], ...]
 
 
-def plain_loader(source: Source, preprocess: Preprocess, settings: Settings) -> Loader:
+def plain_loader(source: Source, preprocess: Preprocess, settings: Settings, device: torch.device) -> Loader:
     """Every picture once, in order, as the model expects it."""
     return Loader(
         source,
@@ -94,7 +94,7 @@ def plain_loader(source: Source, preprocess: Preprocess, settings: Settings) -> 
         seed=settings.seed,
         shuffle=False,
         drop_last=False,
-        workers=settings.workers if len(source) > settings.batch_size else 0,
+        workers=settings.inference_workers(device) if len(source) > settings.batch_size else 0,
         on_error=settings.on_error,
     )
 
@@ -130,7 +130,7 @@ def run_source(
     """
     if not len(source):
         raise VitrailError("there are no pictures to work on")
-    loader = plain_loader(source, preprocess, settings)
+    loader = plain_loader(source, preprocess, settings, hardware.device)
     gathering = Gathering()
     for batch, values in run_batches(call, loader, hardware, title, len(source)):
         gathering.add(batch, values)
