@@ -44,7 +44,7 @@ def write_pictures(folder: Path, count: int) -> None:
     photographs = [Image.fromarray(pixels) for pixels in (samples.coffee(), *load_sample_images().images)]
     for number in range(count):
         picture = photographs[number % len(photographs)]
-        left, top = rng.integers(0, picture.width // 4), rng.integers(0, picture.height // 4)
+        left, top = (int(rng.integers(0, side // 4)) for side in picture.size)
         box = (left, top, left + picture.width * 3 // 4, top + picture.height * 3 // 4)
         picture.resize((500, 375), Image.Resampling.BICUBIC, box).save(folder / f"{number:06d}.jpg", quality=90)
 

@@ -1,6 +1,5 @@
 """Rows in files: every format gives back what went in, a part at a time, whole or not at all."""
 
-import gc
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -57,7 +56,6 @@ class Counted:
 
     def __iter__(self) -> Iterator[Part]:
         for number in range(20):
-            gc.collect()
             self.most = max(self.most, Part.alive)
             yield Part([{"name": str(number), "vector": np.zeros(3, np.float32)}])
 

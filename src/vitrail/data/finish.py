@@ -7,7 +7,7 @@ neighbours. All that is random about it is drawn with the sample and the batch; 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
@@ -145,7 +145,7 @@ Stacked = tuple[dict[str, Tensor], dict[str, Finish]]
 """The tensors of a batch by name, and how those that are still pixels will be finished."""
 
 
-def collate(samples: Sequence[dict[str, Sample]]) -> Stacked:
+def collate(samples: Sequence[Mapping[str, Sample]]) -> Stacked:
     """Samples stacked, name by name.
 
     Raises:
