@@ -29,6 +29,9 @@ INTERPOLATIONS: tuple[Interpolation, ...] = get_args(Interpolation)
 RESIZES: tuple[Resize, ...] = get_args(Resize)
 _Choice = TypeVar("_Choice", bound=str)
 
+# Numbers in a picture from which on it is worked on by itself.
+_LARGE = 2**14
+
 # Beyond this many times the target's side the long side of a resized picture is not computed (1 x 10,000 pixels).
 _LONGEST = 16
 
@@ -241,9 +244,9 @@ def normalize(
     # A tensor of the device and not a number, which a GPU would multiply by its rounded inverse.
     full = _constant((255.0,), pixels.device)
     values = torch.empty(pixels.shape, dtype=torch.float32, device=pixels.device)
-    # On a CPU one after the other, for its cache holds one picture between the steps and not a batch of them.
-    single = pixels.device.type != "cpu" or pixels.ndim == -axis
-    for source, target in [(pixels, values)] if single else zip(pixels, values, strict=True):
+    # On a CPU large ones one after the other: its cache holds one of them between the steps, and not a batch.
+    apart = pixels.device.type == "cpu" and pixels.ndim > -axis and pixels[0].numel() > _LARGE
+    for source, target in zip(pixels, values, strict=True) if apart else [(pixels, values)]:
         target.copy_(source).div_(full).sub_(per_band(mean)).div_(per_band(std))
     return values
 
