@@ -25,7 +25,6 @@ from rich.table import Table
 from skimage import data as samples
 from sklearn.datasets import load_sample_images
 from timing import interleaved
-from torch import Tensor
 from torchvision import transforms as v1
 
 from vitrail.data import Augment, FileSource, Loader, Preprocess, TrainTransform, read_pixels
@@ -80,8 +79,7 @@ def theirs(paths: list[Path], interpolation: Interpolation) -> Callable[[], None
 
     def run() -> None:
         opened = (Image.open(paths[place % len(paths)]).convert("RGB") for place in range(BATCH))
-        inputs: list[Tensor] = [transform(picture) for picture in opened]
-        torch.stack(inputs)
+        torch.stack([torch.as_tensor(transform(picture)) for picture in opened])
 
     return run
 
