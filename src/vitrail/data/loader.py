@@ -195,7 +195,8 @@ class Loader:
         try:
             with _Waiting():
                 return next(self._stream)
-        except RuntimeError as error:
+        # A worker that dies while it hands over a batch breaks the connection.
+        except (RuntimeError, ConnectionError, EOFError) as error:
             failure = str(error)
         # Outside the handler: the error's traceback would keep the pool, and with it the processes, alive.
         raise self._failure("timed out" in failure)
