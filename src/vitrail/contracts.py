@@ -7,8 +7,8 @@ engine minimises the one called ``"loss"``. Nothing here knows a model, a data s
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
 from typing import Protocol
 
 import torch
@@ -24,11 +24,12 @@ class Batch:
     """Pictures and what is known of them.
 
     Attributes:
-        images: ``(B, C, H, W)`` float, already normalised.
+        images: ``(B, C, H, W)``: float, normalised, or 8-bit pixels that :meth:`to` makes that of.
         labels: ``(B,)`` int64 class numbers, ``(B, K)`` float class probabilities, or None when unlabelled.
         indices: ``(B,)`` int64, each picture's place in its source.
         names: the pictures' names (paths, usually), for messages.
         extras: further tensors by name, with the batch first (multi-crop views, masks …).
+        finish: by name (``"images"`` or an extra's) what is left to do to a tensor on the model's device.
     """
 
     images: Tensor
@@ -36,17 +37,27 @@ class Batch:
     indices: Tensor
     names: tuple[str, ...]
     extras: Mapping[str, Tensor] = field(default_factory=dict)
+    finish: Mapping[str, Callable[[Tensor], Tensor]] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return self.images.shape[0]
 
     def to(self, device: torch.device) -> Batch:
-        """The same batch with every tensor on ``device`` (asynchronous where the memory is pinned)."""
-        return replace(
-            self,
-            images=self.images.to(device, non_blocking=True),
+        """The batch as a model takes it: every tensor on ``device``, finished.
+
+        Copies are asynchronous where the memory is pinned, and nothing waits for the device.
+        """
+
+        def move(name: str, value: Tensor) -> Tensor:
+            value = value.to(device, non_blocking=True)
+            return self.finish[name](value) if name in self.finish else value
+
+        return Batch(
+            images=move("images", self.images),
             labels=None if self.labels is None else self.labels.to(device, non_blocking=True),
-            extras={name: value.to(device, non_blocking=True) for name, value in self.extras.items()},
+            indices=self.indices,
+            names=self.names,
+            extras={name: move(name, value) for name, value in self.extras.items()},
         )
 
 

@@ -8,9 +8,10 @@ import pytest
 import torch
 from PIL import Image
 
+from tests.data.finished import FinishedLoader
 from tests.jobs.words import WORDS, tokenizer_json
 from vitrail.contracts import VitrailError
-from vitrail.data import CaptionedSource, CsvSource, Loader, Preprocess, TextTokenizer, TrainTransform
+from vitrail.data import CaptionedSource, CsvSource, Preprocess, TextTokenizer, TrainTransform
 from vitrail.data.sources import open_captions
 
 pytest.importorskip("tokenizers")
@@ -32,7 +33,7 @@ def table(folder: Path, rows: list[str], header: str = "image,caption") -> Path:
 @pytest.mark.parametrize("workers", [0, 1])
 def test_each_picture_comes_with_its_own_caption(tmp_path: Path, tokenize: TextTokenizer, workers: int) -> None:
     source = CaptionedSource(CsvSource(table(tmp_path, ROWS), labelled=False, captioned=True), tokenize)
-    loader = Loader(source, TrainTransform(Preprocess(size=(8, 8))), batch_size=4, seed=3, workers=workers)
+    loader = FinishedLoader(source, TrainTransform(Preprocess(size=(8, 8))), batch_size=4, seed=3, workers=workers)
     (batch,) = loader.epoch(0)
     loader.close()
     assert batch.labels is None and batch.extras["caption"].dtype == torch.int64

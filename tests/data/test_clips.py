@@ -9,8 +9,9 @@ import pytest
 import torch
 from PIL import Image
 
+from tests.data.finished import FinishedLoader
 from vitrail.contracts import VitrailError
-from vitrail.data import Augment, BrokenPicture, ClipSource, ClipTransform, Loader, Preprocess, list_clips, open_clip
+from vitrail.data import Augment, BrokenPicture, ClipSource, ClipTransform, Preprocess, list_clips, open_clip
 from vitrail.data.clip import frame_numbers
 from vitrail.data.sources import open_clips
 
@@ -153,7 +154,7 @@ def test_training_begins_anywhere_and_the_same_seed_begins_there_again(tmp_path:
     transform = ClipTransform(Preprocess(size=(8, 8), mean=(0.0,) * 3, std=(1.0,) * 3), None)
 
     def starts(workers: int, epoch: int) -> list[int]:
-        loader = Loader(splits.train, transform, batch_size=3, workers=workers, shuffle=False, seed=1)
+        loader = FinishedLoader(splits.train, transform, batch_size=3, workers=workers, shuffle=False, seed=1)
         (batch,) = loader.epoch(epoch)
         assert batch.images.shape == (3, 3, 4, 8, 8)
         levels = (batch.images[:, 0, :, 4, 4] * 255).round().int()
@@ -173,8 +174,8 @@ def test_broken_clips_stop_the_run_or_are_listed(tmp_path: Path) -> None:
     source = ClipSource(paths, frames=12, stride=1)
     transform = ClipTransform(Preprocess(size=(8, 8)), None)
     with pytest.raises(VitrailError, match=r"1\.gif"):
-        list(Loader(source, transform, batch_size=3).epoch(0))
-    loader = Loader(source, transform, batch_size=3, on_error="skip")
+        list(FinishedLoader(source, transform, batch_size=3).epoch(0))
+    loader = FinishedLoader(source, transform, batch_size=3, on_error="skip")
     (batch,) = loader.epoch(0)
     assert len(batch) == 2 and [Path(name).name for name, _ in loader.skipped] == ["1.gif"]
 
@@ -194,10 +195,10 @@ def test_all_frames_of_a_clip_are_cropped_and_mirrored_alike() -> None:
     still = torch.randint(256, (1, 3, 20, 24), generator=generator).to(torch.uint8).expand(5, -1, -1, -1)
     preprocess = Preprocess(size=(16, 16))
     torch.manual_seed(3)
-    view = ClipTransform(preprocess, Augment(randaugment=None, erasing=0.0))(still)
+    view = ClipTransform(preprocess, Augment(randaugment=None, erasing=0.0))(still).finished()
     assert view.shape == (3, 5, 16, 16)
     assert all(torch.equal(view[:, 0], view[:, t]) for t in range(5))
-    plain = ClipTransform(preprocess)(still)
+    plain = ClipTransform(preprocess)(still).finished()
     assert torch.equal(plain[:, 2], preprocess(still[2]))
     with pytest.raises(VitrailError, match="random crops and flips only"):
         ClipTransform(preprocess, Augment())

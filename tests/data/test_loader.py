@@ -12,17 +12,18 @@ import numpy as np
 import pytest
 import torch
 
+from tests.data.finished import FinishedLoader
 from tests.data.planted import PlantedSource
 from vitrail.contracts import Batch, VitrailError
-from vitrail.data import Augment, FolderSource, Loader, Mixing, Preprocess, Skipped, TrainTransform
+from vitrail.data import Augment, FolderSource, Mixing, Preprocess, Skipped, TrainTransform
 
 TRANSFORM = TrainTransform(Preprocess((16, 16)), Augment())
 
 
-def make(source=None, **options) -> Loader:
+def make(source=None, **options) -> FinishedLoader:
     options = {"batch_size": 6, "seed": 3, "transform": TRANSFORM, **options}
     transform = options.pop("transform")
-    return Loader(source or PlantedSource(), transform, **options)
+    return FinishedLoader(source or PlantedSource(), transform, **options)
 
 
 def same(a: Batch, b: Batch) -> bool:
@@ -158,7 +159,7 @@ def test_soft_labels_are_the_source_s_probabilities_and_are_mixed():
 @pytest.mark.parametrize("workers", [0, 1])
 def test_transforms_with_extras(workers):
     def two_views(pixels):
-        return {"images": TRANSFORM(pixels), "second": TRANSFORM(pixels)[:, :4]}
+        return {"images": TRANSFORM(pixels), "second": TRANSFORM(pixels).finished()[:, :4]}
 
     loader = make(transform=two_views, workers=workers)
     batch = next(loader.epoch(0))

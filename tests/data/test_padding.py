@@ -9,8 +9,9 @@ import pytest
 import torch
 from PIL import Image
 
+from tests.data.finished import FinishedLoader
 from vitrail.contracts import VitrailError
-from vitrail.data import FileSource, Loader, Preprocess, SizedTransform, pad_collate, pad_to_largest
+from vitrail.data import FileSource, Preprocess, SizedTransform, pad_collate, pad_to_largest
 
 BOUNDED = Preprocess((48, 80), 1.0, "bounded", "bilinear", mean=(0.0,) * 3, std=(1.0,) * 3)
 
@@ -87,7 +88,7 @@ def test_the_loader_pads_pictures_of_different_sizes(workers: int, tmp_path: Pat
         Image.fromarray(noise(height, width, i).permute(1, 2, 0).numpy()).save(tmp_path / f"{i}.png")
     (tmp_path / "9.png").write_bytes(b"no picture")
     source = FileSource(sorted(tmp_path.iterdir()))
-    loader = Loader(
+    loader = FinishedLoader(
         source,
         SizedTransform(BOUNDED),
         batch_size=4,

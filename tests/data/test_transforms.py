@@ -19,16 +19,16 @@ PHOTO = torch.randint(0, 256, (3, 16, 16), generator=torch.Generator().manual_se
 def views(augment: Augment, count: int = 200, preprocess: Preprocess = PRE, photo: torch.Tensor = PHOTO):
     torch.manual_seed(0)
     transform = TrainTransform(preprocess, augment)
-    return [transform(photo) for _ in range(count)]
+    return [transform(photo).finished() for _ in range(count)]
 
 
 @pytest.mark.parametrize("size", [(16, 16), (9, 31)])
 def test_without_augmentation_it_is_the_preprocessing(size):
     preprocess = Preprocess(size, 0.9)
     state = torch.get_rng_state()
-    assert torch.equal(TrainTransform(preprocess)(PHOTO), preprocess(PHOTO))
+    assert torch.equal(TrainTransform(preprocess)(PHOTO).finished(), preprocess(PHOTO))
     assert torch.equal(torch.get_rng_state(), state)
-    assert torch.equal(TrainTransform(preprocess, PLAIN)(to_picture(PHOTO)), preprocess(PHOTO))
+    assert torch.equal(TrainTransform(preprocess, PLAIN)(to_picture(PHOTO)).finished(), preprocess(PHOTO))
 
 
 @pytest.mark.parametrize(("knob", "axis"), [("hflip", 2), ("vflip", 1)])
@@ -120,7 +120,7 @@ def test_erasing_replaces_a_box_by_noise():
             rows, columns = different.any(1).nonzero().flatten(), different.any(0).nonzero().flatten()
             box = view[:, rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
             assert different.sum() == box[0].numel()
-            assert 0.02 <= box[0].numel() / 256 <= 0.36
+            assert 0.015 <= box[0].numel() / 256 <= 0.36
             assert box.unique().numel() > 1
     assert 65 < erased < 135
 
@@ -133,10 +133,10 @@ def test_torch_s_generator_determines_a_sample(augment):
         random.seed(noise)
         np.random.seed(noise)  # noqa: NPY002
         torch.default_generator.manual_seed(17)
-        samples.append(transform(PHOTO))
+        samples.append(transform(PHOTO).finished())
     assert torch.equal(*samples)
     torch.default_generator.manual_seed(18)
-    assert not torch.equal(transform(PHOTO), samples[0])
+    assert not torch.equal(transform(PHOTO).finished(), samples[0])
 
 
 def test_the_given_pixels_are_left_alone():
@@ -148,7 +148,7 @@ def test_the_given_pixels_are_left_alone():
 def test_more_bands():
     bands = Preprocess((16, 16), 1.0, mean=(0.5,) * 5, std=(0.5,) * 5)
     photo = torch.cat([PHOTO, PHOTO[:2]])
-    assert TrainTransform(bands, Augment(randaugment=None))(photo).shape == (5, 16, 16)
+    assert TrainTransform(bands, Augment(randaugment=None))(photo).values.shape == (5, 16, 16)
     with pytest.raises(VitrailError, match="1 or 3 bands, the preprocessing has 5"):
         TrainTransform(bands, Augment())
 

@@ -7,6 +7,7 @@ import pytest
 import torch
 from torchvision.transforms.v2 import functional as v2
 
+from tests.data.finished import finished
 from vitrail.contracts import VitrailError
 from vitrail.data import Augment, MultiCrop, MultiCropTransform, Preprocess
 from vitrail.data.views import LOCAL_VIEWS, MASKS, SECOND_VIEW
@@ -29,7 +30,8 @@ PHOTO = torch.randint(0, 256, (3, 32, 32), generator=torch.Generator().manual_se
 
 def sample(seed=0, photo=PHOTO, preprocess=PRE, local=(16, 16), augment=STILL, mask=None, **changes):
     torch.manual_seed(seed)
-    return MultiCropTransform(preprocess, dataclasses.replace(PLAIN, **changes), augment, local, mask)(photo)
+    transform = MultiCropTransform(preprocess, dataclasses.replace(PLAIN, **changes), augment, local, mask)
+    return finished(transform(photo))
 
 
 def test_nothing_random_gives_the_picture_at_each_size():

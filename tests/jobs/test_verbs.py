@@ -56,11 +56,11 @@ def test_predict_names_every_picture_once_and_right(trained: Path, photos: Path,
         stored = list(csv.DictReader(out.open()))
         assert stored[0]["label"] == rows[0]["label"] and stored[0]["top_labels_1"] == rows[0]["top_labels"][1]
     elif ending == "jsonl":
-        assert [json.loads(line) for line in out.read_text().splitlines()] == rows
+        assert [json.loads(line) for line in out.read_text().splitlines()] == list(rows)
     else:
         import pyarrow.parquet as pq
 
-        assert pq.read_table(out).to_pylist() == rows
+        assert pq.read_table(out).to_pylist() == list(rows)
     assert [path.name for path in tmp_path.iterdir()] == [out.name]
 
 

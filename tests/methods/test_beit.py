@@ -10,6 +10,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
+from tests.data.finished import finished
 from tests.methods.digits import PREPROCESS, Cut, columns, digits, digits_loader, knn_accuracy, train
 from vitrail.contracts import Batch, Progress, VitrailError
 from vitrail.data import Augment, Preprocess, TrainTransform
@@ -123,7 +124,7 @@ def test_both_views_are_of_one_crop() -> None:
     picture = (255 * picture).byte()
     seen = set()
     for _ in range(8):
-        sample = view(picture)
+        sample = finished(view(picture))
         assert sample[MASK].shape == (16,) and int(sample[MASK].sum()) == 6
         halved = torch.nn.functional.avg_pool2d(sample["images"][None], 2)[0]
         assert (halved - sample[TOKENIZED]).abs().mean() < 0.01

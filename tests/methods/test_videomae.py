@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from tests.data.finished import finished
 from tests.models.test_parity_videomae import PRETRAINING, SIZES, clips, peer, theirs_of
 from vitrail.contracts import Batch, Progress, VitrailError
 from vitrail.data import Augment, ClipTransform, Preprocess
@@ -60,7 +61,7 @@ def test_a_view_hides_nine_tenths_in_tubes() -> None:
     preprocess = Preprocess(size=(40, 40))
     view = TubeView(ClipTransform(preprocess, Augment(randaugment=None, erasing=0.0)), (2, 10, 10), 0.9)
     torch.manual_seed(0)
-    sample = view(pixels)
+    sample = finished(view(pixels))
     assert sample["images"].shape == (3, 4, 40, 40)
     keep = sample["keep"].view(2, 10)
     assert torch.equal(keep[0] + 100, keep[1]) and len(keep[0].unique()) == 10

@@ -3,13 +3,23 @@
 from vitrail.data.cache import PictureCache
 from vitrail.data.clip import list_clips, open_clip
 from vitrail.data.clip_transform import ClipTransform
+from vitrail.data.finish import Finish, Pixels, Sample
 from vitrail.data.loader import Loader, Skipped
 from vitrail.data.mixing import Mixing
 from vitrail.data.order import Order
 from vitrail.data.padding import SizedTransform, pad_collate, pad_to_largest
-from vitrail.data.picture import EXTENSIONS, MAX_PIXELS, BrokenPicture, list_pictures, printable, read_picture
+from vitrail.data.picture import (
+    EXTENSIONS,
+    MAX_PIXELS,
+    BrokenPicture,
+    list_pictures,
+    printable,
+    read_picture,
+    read_pixels,
+    to_pixels,
+)
 from vitrail.data.placement import Placement
-from vitrail.data.preprocess import HALF_MEAN, HALF_STD, IMAGENET_MEAN, IMAGENET_STD, Preprocess, to_picture, to_pixels
+from vitrail.data.preprocess import HALF_MEAN, HALF_STD, IMAGENET_MEAN, IMAGENET_STD, Preprocess, to_picture
 from vitrail.data.sources import (
     FASHION_CLASSES,
     KNOWN,
@@ -54,6 +64,7 @@ __all__ = [
     "DigitsSource",
     "ElpvSource",
     "FileSource",
+    "Finish",
     "FolderSource",
     "HubSource",
     "IdxSource",
@@ -63,8 +74,10 @@ __all__ = [
     "MultiCropTransform",
     "Order",
     "PictureCache",
+    "Pixels",
     "Placement",
     "Preprocess",
+    "Sample",
     "SizedTransform",
     "Skipped",
     "Source",
@@ -82,6 +95,7 @@ __all__ = [
     "pad_to_largest",
     "printable",
     "read_picture",
+    "read_pixels",
     "sample_source",
     "shots_source",
     "split_source",

@@ -39,7 +39,8 @@ class PictureCache:
         self.source = source
         self.capacity = capacity
         self.whole = whole
-        # Per picture: 1 + offset of its pixels (0: not there), channels, height, width. Last: bytes and pictures held.
+        # Per picture: 1 + offset of its pixels (0: not there), height, width, channels, in which order they lie as
+        # decoders give them. Last: bytes and pictures held.
         self._table = np.frombuffer(_shared((4 * len(source) + 2) * 8), dtype=np.int64)
         self._room = np.frombuffer(_shared(capacity), dtype=np.uint8)
         self._lock = multiprocessing.get_context("fork").Lock()
@@ -58,12 +59,12 @@ class PictureCache:
         """The picture's pixels, from memory where they are there. Not to be written to."""
         if not self._owner:
             return self.source.pixels(index)
-        place, channels, height, width = self._table[4 * index : 4 * index + 4].tolist()
+        place, height, width, channels = self._table[4 * index : 4 * index + 4].tolist()
         if place:
             held = self._room[place - 1 : place - 1 + channels * height * width]
-            return torch.from_numpy(held).view(channels, height, width)
+            return torch.from_numpy(held).view(height, width, channels).permute(2, 0, 1)
         pixels = self.source.pixels(index)
-        self._keep(index, pixels)
+        self._keep(index, pixels.permute(1, 2, 0))
         return pixels
 
     def _keep(self, index: int, pixels: Tensor) -> None:

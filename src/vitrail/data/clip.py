@@ -39,8 +39,8 @@ from vitrail.data.picture import (
     printable,
     read_picture,
     strict_decoding,
+    to_pixels,
 )
-from vitrail.data.preprocess import to_pixels
 
 ANIMATED = (".gif", ".webp", ".apng", ".png")
 """Endings of files that may hold several frames."""

@@ -12,10 +12,11 @@ from types import FrameType
 from typing import Any, Literal, NamedTuple
 
 import torch
-from torch.utils.data import DataLoader, Sampler, default_collate
+from torch.utils.data import DataLoader, Sampler
 
 from vitrail.contracts import Batch, VitrailError
 from vitrail.data.cache import make_cache
+from vitrail.data.finish import collate
 from vitrail.data.order import Order
 from vitrail.data.picture import printable
 from vitrail.data.reading import BatchReader, Collate, Hands, OnError, Outcome, PictureTransform, Task, to_batch
@@ -50,6 +51,8 @@ class _Plan(Sampler[Task]):
 class Loader:
     """An :class:`vitrail.contracts.EpochLoader` over a source.
 
+    Pictures come as 8-bit pixels; ``batch.to(device)`` makes the model's input of them there.
+
     What a batch holds depends on the source, ``seed``, the epoch, the batch's number and ``rank`` alone: not on
     ``workers``, ``cache``, or what was loaded before. The main process's random state is never touched.
 
@@ -60,8 +63,8 @@ class Loader:
 
     Args:
         source: the pictures.
-        transform: from uint8 pixels ``(C, H, W)`` to a tensor, or to a mapping with ``"images"`` and extras; random
-            only through torch's global generator, which is seeded per sample.
+        transform: from uint8 pixels ``(C, H, W)`` to a sample (:data:`vitrail.data.Sample`), or to a mapping with
+            ``"images"`` and extras; random only through torch's global generator, which is seeded per sample.
         batch_size: pictures per batch on each rank.
         seed: of the order and of all augmentation.
         shuffle: another order each epoch; False: the source's order.
@@ -100,7 +103,7 @@ class Loader:
         cache: bool | Literal["auto"] = "auto",
         timeout_s: float = 120.0,
         soft_labels: bool = False,
-        collate: Collate = default_collate,
+        collate: Collate = collate,
     ) -> None:
         if workers < 0:
             raise VitrailError(f"workers must be 0 or more, not {workers}")
@@ -192,7 +195,8 @@ class Loader:
         try:
             with _Waiting():
                 return next(self._stream)
-        except RuntimeError as error:
+        # A worker that dies while it hands over a batch breaks the connection.
+        except (RuntimeError, ConnectionError, EOFError) as error:
             failure = str(error)
         # Outside the handler: the error's traceback would keep the pool, and with it the processes, alive.
         raise self._failure("timed out" in failure)

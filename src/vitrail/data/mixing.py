@@ -10,6 +10,7 @@ from torch import Tensor
 from torchvision.transforms import v2
 
 from vitrail.contracts import Batch, VitrailError
+from vitrail.data.finish import Finish, Mix
 
 
 @dataclass(frozen=True)
@@ -50,6 +51,8 @@ class Mixing:
     def __call__(self, batch: Batch) -> Batch:
         """The mixed batch with ``(B, K)`` float labels; the given batch is left as it is.
 
+        Pictures that are still pixels are mixed when they are finished.
+
         Raises:
             VitrailError: no labels, a label outside the classes, or extras, which cannot be mixed.
         """
@@ -61,12 +64,18 @@ class Mixing:
         chance, choice = torch.rand(2).tolist()
         if chance >= self.prob or not (self.mixup or self.cutmix):
             return replace(batch, labels=labels)
-        if self.cutmix and (choice < self.switch or not self.mixup):
-            mix = v2.CutMix(alpha=self.cutmix, num_classes=self.num_classes)
-        else:
-            mix = v2.MixUp(alpha=self.mixup, num_classes=self.num_classes)
-        images, labels = mix(batch.images, labels)
-        return replace(batch, images=images, labels=labels)
+        mix = self._draw(batch.images, bool(self.cutmix and (choice < self.switch or not self.mixup)))
+        labels = labels.roll(1, 0).mul_(1.0 - mix.share).add_(labels.mul(mix.share))
+        finish = batch.finish.get("images")
+        if isinstance(finish, Finish):
+            return replace(batch, labels=labels, finish={**batch.finish, "images": finish.mixed(mix)})
+        return replace(batch, images=mix(batch.images.clone()), labels=labels)
+
+    def _draw(self, images: Tensor, cut: bool) -> Mix:
+        if cut:
+            drawn = v2.CutMix(alpha=self.cutmix, num_classes=self.num_classes).make_params([images])
+            return Mix(float(drawn["lam_adjusted"]), drawn["box"])
+        return Mix(v2.MixUp(alpha=self.mixup, num_classes=self.num_classes).make_params([images])["lam"])
 
     def soften(self, labels: Int[Tensor, " b"] | Float[Tensor, "b k"]) -> Float[Tensor, "b k"]:
         """Smoothed class probabilities from class numbers, or from probabilities."""

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import torch
 from jaxtyping import Bool, Float, UInt8
 from torch import Tensor
-from torch.utils.data import default_collate
+from torch.nn import functional as F
 
 from vitrail.contracts import VitrailError
+from vitrail.data.finish import Pixels, Sample, Stacked, collate, framed
 from vitrail.data.preprocess import Preprocess
 
 
@@ -35,11 +37,25 @@ def pad_to_largest(
     return frames, mask
 
 
-def pad_collate(samples: list[dict[str, Tensor]]) -> dict[str, Tensor]:
-    """A batch of pictures of different sizes: padded ``"images"``, their ``"mask"``, and the extras stacked."""
-    images, mask = pad_to_largest([sample["images"] for sample in samples])
-    rest = [{name: value for name, value in sample.items() if name != "images"} for sample in samples]
-    return {"images": images, "mask": mask, **default_collate(rest)}
+def pad_collate(samples: list[dict[str, Sample]]) -> Stacked:
+    """A batch of pictures of different sizes: padded ``"images"``, their ``"mask"``, and the extras stacked.
+
+    Finished, the pictures are those of :func:`pad_to_largest`.
+    """
+    pictures = [sample["images"] for sample in samples]
+    sizes = [(picture.values if isinstance(picture, Pixels) else picture).shape[-2:] for picture in pictures]
+    height, width = (max(sides) for sides in zip(*sizes, strict=True))
+    mask = torch.zeros(len(samples), height, width, dtype=torch.bool)
+    padded: list[dict[str, Sample]] = []
+    for sample, picture, present, (tall, wide) in zip(samples, pictures, mask, sizes, strict=True):
+        present[:tall, :wide] = True
+        frame = (0, width - wide, 0, height - tall)
+        if isinstance(picture, Pixels):
+            picture = replace(picture, values=F.pad(picture.values, frame), inside=(tall, wide))
+        else:
+            picture = F.pad(picture, frame)
+        padded.append({**sample, "images": picture, "mask": present})
+    return collate(padded)
 
 
 class SizedTransform:
@@ -52,6 +68,8 @@ class SizedTransform:
     def __init__(self, preprocess: Preprocess) -> None:
         self.preprocess = preprocess
 
-    def __call__(self, pixels: UInt8[Tensor, "c h w"]) -> Mapping[str, Tensor]:
+    def __call__(self, pixels: UInt8[Tensor, "c h w"]) -> Mapping[str, Sample]:
         """``"images"``, and ``"size"``: height and width of ``pixels``, int64."""
-        return {"images": self.preprocess(pixels), "size": torch.tensor(pixels.shape[-2:])}
+        preprocess = self.preprocess
+        fitted = framed(preprocess, preprocess.fit(preprocess.pixels(pixels)))
+        return {"images": fitted, "size": torch.tensor(pixels.shape[-2:])}

@@ -25,9 +25,13 @@ from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
+import torch
+from jaxtyping import UInt8
 from PIL import Image, ImageFile, UnidentifiedImageError
+from torch import Tensor
 
 from vitrail.contracts import VitrailError
+from vitrail.data.jpeg import decode_plain_jpeg
 
 EXTENSIONS = frozenset(
     {".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".gif", ".tif", ".tiff", ".webp"}
@@ -98,6 +102,31 @@ def read_picture(
         BrokenPicture: empty, cut off, not a picture, more than :data:`MAX_PIXELS`, missing, unreadable.
         VitrailError: ``channels`` is neither 1 nor 3.
     """
+    return _picture(*_read(source, channels, name), channels)
+
+
+def read_pixels(
+    source: str | os.PathLike[str] | bytes | BinaryIO, channels: int = 3, name: str | None = None
+) -> UInt8[Tensor, "c h w"]:
+    """The pixels of :func:`read_picture`, the same bits, in the quickest way; channels last in memory."""
+    data, name = _read(source, channels, name)
+    pixels = decode_plain_jpeg(data, channels, MAX_PIXELS)
+    return to_pixels(_picture(data, name, channels)) if pixels is None else pixels
+
+
+def to_pixels(picture: Image.Image) -> UInt8[Tensor, "c h w"]:
+    """A picture's pixels as uint8: 1 channel when it is grey, 3 otherwise; channels last in memory, as they come."""
+    flat = torch.from_numpy(np.array(flatten(picture)))
+    return flat[None] if flat.ndim == 2 else flat.permute(2, 0, 1)
+
+
+def _picture(data: bytes, name: str, channels: int) -> Image.Image:
+    picture = flatten(_decode(data, name), name)
+    wanted = "RGB" if channels == 3 else "L"
+    return picture if picture.mode == wanted else picture.convert(wanted)
+
+
+def _read(source: str | os.PathLike[str] | bytes | BinaryIO, channels: int, name: str | None) -> tuple[bytes, str]:
     if channels not in (1, 3):
         raise VitrailError(f"A picture is read with 1 or 3 channels, not {channels}")
     if isinstance(source, bytes):
@@ -111,9 +140,7 @@ def read_picture(
         raise BrokenPicture(name, "the file is empty")
     if len(data) > MAX_BYTES:
         raise BrokenPicture(name, f"larger than {MAX_BYTES:,} bytes")
-    picture = flatten(_decode(data, name), name)
-    wanted = "RGB" if channels == 3 else "L"
-    return picture if picture.mode == wanted else picture.convert(wanted)
+    return data, name
 
 
 def picture_size(path: str | os.PathLike[str]) -> tuple[int, int]:

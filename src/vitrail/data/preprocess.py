@@ -8,7 +8,6 @@ from dataclasses import asdict, dataclass, fields, replace
 from functools import lru_cache
 from typing import Any, Literal, TypeVar, get_args
 
-import numpy as np
 import torch
 from jaxtyping import Float, UInt8
 from PIL import Image
@@ -16,7 +15,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from vitrail.contracts import VitrailError
-from vitrail.data.picture import flatten
+from vitrail.data.picture import to_pixels
 from vitrail.data.placement import Placement
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
@@ -30,14 +29,11 @@ INTERPOLATIONS: tuple[Interpolation, ...] = get_args(Interpolation)
 RESIZES: tuple[Resize, ...] = get_args(Resize)
 _Choice = TypeVar("_Choice", bound=str)
 
+# Numbers in a picture from which on it is worked on by itself.
+_LARGE = 2**14
+
 # Beyond this many times the target's side the long side of a resized picture is not computed (1 x 10,000 pixels).
 _LONGEST = 16
-
-
-def to_pixels(picture: Image.Image) -> UInt8[Tensor, "c h w"]:
-    """A picture's pixels as a contiguous uint8 tensor: 1 channel when it is grey, 3 otherwise."""
-    flat = np.array(flatten(picture))
-    return torch.from_numpy(flat[None] if flat.ndim == 2 else np.ascontiguousarray(flat.transpose(2, 0, 1)))
 
 
 def to_picture(pixels: UInt8[Tensor, "c h w"]) -> Image.Image:
@@ -67,9 +63,8 @@ def resize(
 ) -> UInt8[Tensor, "c h w"]:
     """Resize to ``size`` (height, width) in 8 bits, half-pixel centres; the kernel behind every resize here."""
     if tuple(pixels.shape[1:]) == size:
-        return pixels
-    # Another memory layout would choose another kernel, whose rounding may differ.
-    pixels = pixels.contiguous()[None]
+        return pixels.contiguous()
+    pixels = pixels[None]
     if interpolation == "nearest":
         return F.interpolate(pixels, size, mode="nearest-exact")[0]
     if size == (1, 1):
@@ -164,12 +159,16 @@ class Preprocess:
         return torch.stack(inputs)
 
     def pixels(self, picture: Image.Image | UInt8[Tensor, "c0 h w"]) -> UInt8[Tensor, "c h w"]:
-        """The first step: the picture's own pixels with :attr:`bands` channels, on the CPU."""
+        """The first step: the picture's own pixels with :attr:`bands` channels, on the CPU, channels last in memory.
+
+        The layout is that of decoders, and the one whose resizing is quickest.
+        """
         pixels = picture.cpu() if isinstance(picture, Tensor) else to_pixels(picture)
         if pixels.dtype != torch.uint8 or pixels.ndim != 3 or 0 in pixels.shape:
             shape = tuple(pixels.shape)
             raise VitrailError(f"A picture must be (C, H, W) uint8 and not empty, got {shape} of {pixels.dtype}")
-        return to_bands(pixels, self.bands)
+        # Always the same layout, for another would choose another kernel, whose rounding may differ.
+        return to_bands(pixels, self.bands).permute(1, 2, 0).contiguous().permute(2, 0, 1)
 
     def fit(self, pixels: UInt8[Tensor, "c h0 w0"]) -> UInt8[Tensor, "c h w"]:
         """The second step: resize and centre-crop; under ``"longest"`` only the last step fills up the size."""
@@ -196,7 +195,7 @@ class Preprocess:
 
     def normalize(self, pixels: UInt8[Tensor, "*b c h0 w0"]) -> Float[Tensor, "*b c h w"]:
         """The last step: ``(pixels / 255 - mean) / std``, and under ``"longest"`` zeros up to the size."""
-        values = pixels.to(torch.float32).div_(255.0).sub_(_per_band(self.mean)).div_(_per_band(self.std))
+        values = normalize(pixels, self.mean, self.std)
         below, behind = (self.size[0] - pixels.shape[-2], self.size[1] - pixels.shape[-1])
         return F.pad(values, (0, behind, 0, below)) if self.resize == "longest" else values
 
@@ -234,10 +233,28 @@ class Preprocess:
         )
 
 
-# Remade for every small picture, these two tensors would cost as much as the arithmetic.
+def normalize(
+    pixels: UInt8[Tensor, "*shape"], mean: tuple[float, ...], std: tuple[float, ...], axis: int = -3
+) -> Float[Tensor, "*shape"]:
+    """``(pixels / 255 - mean) / std`` with the bands at ``axis``, counted from the end: the same bits on any device."""
+
+    def per_band(values: tuple[float, ...]) -> Tensor:
+        return _constant(values, pixels.device).view(-1, *(1,) * (-axis - 1))
+
+    # A tensor of the device and not a number, which a GPU would multiply by its rounded inverse.
+    full = _constant((255.0,), pixels.device)
+    values = torch.empty(pixels.shape, dtype=torch.float32, device=pixels.device)
+    # On a CPU large ones one after the other: its cache holds one of them between the steps, and not a batch.
+    apart = pixels.device.type == "cpu" and pixels.ndim > -axis and pixels[0].numel() > _LARGE
+    for source, target in zip(pixels, values, strict=True) if apart else [(pixels, values)]:
+        target.copy_(source).div_(full).sub_(per_band(mean)).div_(per_band(std))
+    return values
+
+
+# Remade for every small picture, these tensors would cost as much as the arithmetic.
 @lru_cache(maxsize=32)
-def _per_band(values: tuple[float, ...]) -> Tensor:
-    return torch.tensor(values, dtype=torch.float32)[:, None, None]
+def _constant(values: tuple[float, ...], device: torch.device) -> Tensor:
+    return torch.tensor(values, dtype=torch.float32, device=device)
 
 
 def _cover(height: int, width: int, box: tuple[int, int]) -> tuple[int, int]:

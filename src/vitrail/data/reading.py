@@ -6,7 +6,7 @@ import os
 import traceback
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 import numpy as np
@@ -14,19 +14,20 @@ import torch
 from jaxtyping import UInt8
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.utils.data import Dataset, default_collate, get_worker_info
+from torch.utils.data import Dataset, get_worker_info
 
 from vitrail.contracts import Batch, VitrailError
 from vitrail.data.cache import PictureCache
+from vitrail.data.finish import Finish, Sample, Stacked, collate
 from vitrail.data.order import batch_seed, sample_seeds
 from vitrail.data.picture import BrokenPicture, printable
 from vitrail.data.sources.base import Source
 
-PictureTransform = Callable[[UInt8[Tensor, "c h w"]], Tensor | Mapping[str, Tensor]]
-"""uint8 pixels to the model's input, or to several tensors by name: ``"images"`` and extras. Random only through
+PictureTransform = Callable[[UInt8[Tensor, "c h w"]], Sample | Mapping[str, Sample]]
+"""uint8 pixels to the model's input, or to several samples by name: ``"images"`` and extras. Random only through
 torch's global generator."""
 
-Collate = Callable[[list[dict[str, Tensor]]], dict[str, Tensor]]
+Collate = Callable[[list[dict[str, Sample]]], Stacked]
 """The samples of a batch, each with ``"images"`` and extras, into tensors with the batch first."""
 
 OnError = Literal["raise", "skip"]
@@ -49,6 +50,7 @@ class Outcome:
     labels: Tensor | None = None
     indices: Tensor | None = None
     extras: dict[str, Tensor] = field(default_factory=dict)
+    finish: dict[str, Finish] = field(default_factory=dict)
     names: tuple[str, ...] = ()
     skipped: tuple[tuple[str, str], ...] = ()
     error: Exception | None = None
@@ -124,7 +126,7 @@ class BatchReader(Dataset[Outcome]):
         cache: PictureCache | None,
         hands: Hands,
         soft_labels: bool = False,
-        collate: Collate = default_collate,
+        collate: Collate = collate,
     ) -> None:
         self.source = source
         self.transform = transform
@@ -157,7 +159,7 @@ class BatchReader(Dataset[Outcome]):
 
     def _read(self, task: Task, generator: torch.Generator) -> Outcome:
         epoch, number, indices = task
-        samples: list[dict[str, Tensor]] = []
+        samples: list[dict[str, Sample]] = []
         kept: list[int] = []
         skipped: list[tuple[str, str]] = []
         for index, seed in zip(indices.tolist(), sample_seeds(self.seed, epoch, indices), strict=True):
@@ -177,12 +179,12 @@ class BatchReader(Dataset[Outcome]):
             raise VitrailError(
                 f"Every picture of batch {number} is broken: " + "; ".join(f"{printable(n)}: {r}" for n, r in skipped)
             )
-        stacked = self.collate(samples)
+        stacked, finish = self.collate(samples)
         labels = None if self.labels is None else torch.from_numpy(self.labels[kept])
         names = tuple(self.source.name(index) for index in kept)
-        return Outcome(stacked.pop("images"), labels, torch.tensor(kept), stacked, names, tuple(skipped))
+        return Outcome(stacked.pop("images"), labels, torch.tensor(kept), stacked, finish, names, tuple(skipped))
 
-    def _transform(self, index: int, pixels: Tensor) -> dict[str, Tensor]:
+    def _transform(self, index: int, pixels: Tensor) -> dict[str, Sample]:
         try:
             sample = self.transform(pixels)
         except VitrailError as error:
@@ -190,18 +192,16 @@ class BatchReader(Dataset[Outcome]):
         except Exception as error:
             error.add_note(f"while transforming {printable(self.source.name(index))}")
             raise
-        named = {"images": sample} if isinstance(sample, Tensor) else dict(sample)
+        named = dict(sample) if isinstance(sample, Mapping) else {"images": sample}
         return {**named, **self.source.extras(index)}
 
     def _mix(self, outcome: Outcome, mixing: Callable[[Batch], Batch]) -> Outcome:
         batch = mixing(to_batch(outcome))
-        return Outcome(
-            batch.images, batch.labels, batch.indices, dict(batch.extras), batch.names, outcome.skipped, None
-        )
+        return replace(outcome, images=batch.images, labels=batch.labels, finish=dict(batch.finish))
 
 
 def to_batch(outcome: Outcome) -> Batch:
     """The batch of an outcome without error."""
     if outcome.images is None or outcome.indices is None:
         raise ValueError("an outcome with an error has no batch")
-    return Batch(outcome.images, outcome.labels, outcome.indices, outcome.names, outcome.extras)
+    return Batch(outcome.images, outcome.labels, outcome.indices, outcome.names, outcome.extras, finish=outcome.finish)

@@ -7,16 +7,21 @@ the sample.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
-from jaxtyping import Float, UInt8
+from jaxtyping import UInt8
 from PIL import Image
 from torch import Tensor
 from torchvision.transforms import v2
 
 from vitrail.contracts import VitrailError
+from vitrail.data.finish import Noise, Pixels, framed
 from vitrail.data.preprocess import Preprocess, resize, to_picture, to_pixels
+
+_ERASED_SHARE = (0.02, 0.33)
+_ERASED_RATIO = (1 / 3.3, 1 / 0.3)
+"""Area of an erased box as a share of the picture's, and its width / height (Zhong et al. 2020, section 4.1)."""
 
 
 @dataclass(frozen=True)
@@ -59,10 +64,11 @@ class Augment:
 
 
 class TrainTransform:
-    """Augment a picture and bring it to the model's input.
+    """Augment a picture and bring it to the model's size.
 
-    With ``augment=None`` it equals ``preprocess`` bit for bit. Otherwise: turn, random crop (or the plain fit), resize,
-    flips, RandAugment, colour jitter, normalise, erase.
+    It gives 8-bit pixels; finished, they equal what ``preprocess`` gives, bit for bit, where ``augment`` is None.
+    Otherwise: turn, random crop (or the plain fit), resize, flips, RandAugment, colour jitter; normalising and erasing
+    are left to the finish.
 
     Args:
         preprocess: the model's preprocessing; gives size, interpolation and normalisation.
@@ -76,7 +82,6 @@ class TrainTransform:
         self.preprocess = preprocess
         self.augment = augment
         self._colours: list[v2.Transform] = []
-        self._erase: v2.RandomErasing | None = None
         if augment is None:
             return
         if (augment.randaugment or augment.color_jitter) and preprocess.bands not in (1, 3):
@@ -95,15 +100,13 @@ class TrainTransform:
         if augment.color_jitter:
             strength = augment.color_jitter
             self._colours.append(v2.ColorJitter(strength, strength, strength))
-        if augment.erasing:
-            self._erase = v2.RandomErasing(augment.erasing, value="random")  # pyright: ignore[reportArgumentType]
 
-    def __call__(self, picture: Image.Image | UInt8[Tensor, "c0 h0 w0"]) -> Float[Tensor, "c h w"]:
+    def __call__(self, picture: Image.Image | UInt8[Tensor, "c0 h0 w0"]) -> Pixels:
         """One random view of ``picture`` (see :meth:`Preprocess.__call__` for what is accepted)."""
         augment = self.augment
-        if augment is None:
-            return self.preprocess(picture)
         pixels = self.preprocess.pixels(picture)
+        if augment is None:
+            return framed(self.preprocess, self.preprocess.fit(pixels))
         turn, across, down = torch.rand(3).tolist()
         if augment.quarter_turns:
             pixels = torch.rot90(pixels, int(4 * turn), (1, 2))
@@ -113,8 +116,10 @@ class TrainTransform:
             pixels = pixels.flip(flips)
         for colour in self._colours:
             pixels = colour(pixels)
-        sample = self.preprocess.normalize(pixels)
-        return sample if self._erase is None else self._erase(sample)
+        sample = framed(self.preprocess, pixels)
+        if float(torch.rand(())) >= augment.erasing:
+            return sample
+        return replace(sample, noise=draw_noise(*sample.values.shape[1:]))
 
     def _crop(self, pixels: Tensor, augment: Augment) -> Tensor:
         if augment.scale is None:
@@ -132,6 +137,24 @@ def random_box(
     Area uniform in ``scale``, aspect log-uniform in ``ratio``; when ten draws do not fit, the largest centred box whose
     aspect is nearest.
     """
+    box = _draw_box(height, width, scale, ratio)
+    if box is not None:
+        return box
+    shape = min(max(width / height, ratio[0]), ratio[1])
+    tall = min(height, max(1, round(width / shape)))
+    wide = min(width, max(1, round(height * shape)))
+    return (height - tall) // 2, (width - wide) // 2, tall, wide
+
+
+def draw_noise(height: int, width: int) -> Noise | None:
+    """A box to erase from a picture (Zhong et al. 2020) and the seed of its noise; None where ten draws do not fit."""
+    box = _draw_box(height, width, _ERASED_SHARE, _ERASED_RATIO)
+    return None if box is None else Noise(*box, seed=int(torch.randint(2**63 - 1, ())))
+
+
+def _draw_box(
+    height: int, width: int, scale: tuple[float, float], ratio: tuple[float, float]
+) -> tuple[int, int, int, int] | None:
     low, high = math.log(ratio[0]), math.log(ratio[1])
     # All draws at once: ten calls would cost more than the crop of a small picture.
     for area, aspect, down, across in torch.rand(10, 4).tolist():
@@ -140,7 +163,4 @@ def random_box(
         tall, wide = round(math.sqrt(pixels / shape)), round(math.sqrt(pixels * shape))
         if 0 < tall <= height and 0 < wide <= width:
             return int(down * (height - tall + 1)), int(across * (width - wide + 1)), tall, wide
-    shape = min(max(width / height, ratio[0]), ratio[1])
-    tall = min(height, max(1, round(width / shape)))
-    wide = min(width, max(1, round(height * shape)))
-    return (height - tall) // 2, (width - wide) // 2, tall, wide
+    return None

@@ -17,6 +17,7 @@ from torch import Tensor
 from torchvision.transforms.v2 import functional as v2
 
 from vitrail.contracts import VitrailError
+from vitrail.data.finish import Pixels, Sample
 from vitrail.data.preprocess import Preprocess, resize
 from vitrail.data.transforms import Augment, random_box
 
@@ -139,19 +140,23 @@ class MultiCropTransform:
         self._local_blur = torch.full((crops.local_crops,), local)
         self._local_solarise = torch.zeros(crops.local_crops)
 
-    def __call__(self, picture: Image.Image | UInt8[Tensor, "c0 h0 w0"]) -> dict[str, Tensor]:
+    def __call__(self, picture: Image.Image | UInt8[Tensor, "c0 h0 w0"]) -> dict[str, Sample]:
         """The views of ``picture`` (see :meth:`Preprocess.__call__` for what is accepted)."""
         crops = self.crops
         pixels = self.preprocess.pixels(picture)
         whole = self._views(pixels, crops.global_scale, self.preprocess.size, self._whole_blur, self._whole_solarise)
-        sample = {"images": whole[0], SECOND_VIEW: whole[1]}
+        sample: dict[str, Sample] = {
+            name: self._pixels(w) for name, w in zip(("images", SECOND_VIEW), whole, strict=True)
+        }
         if crops.local_crops:
-            sample[LOCAL_VIEWS] = self._views(
-                pixels, crops.local_scale, self.local_size, self._local_blur, self._local_solarise
-            )
+            local = self._views(pixels, crops.local_scale, self.local_size, self._local_blur, self._local_solarise)
+            sample[LOCAL_VIEWS] = self._pixels(local)
         if self.mask is not None:
             sample[MASKS] = torch.stack([self.mask(), self.mask()])
         return sample
+
+    def _pixels(self, values: UInt8[Tensor, "*v c h w"]) -> Pixels:
+        return Pixels(values, self.preprocess)
 
     def _views(
         self,
@@ -160,7 +165,7 @@ class MultiCropTransform:
         size: tuple[int, int],
         blur: Float[Tensor, " v"],
         solarise: Float[Tensor, " v"],
-    ) -> Float[Tensor, "v c h w"]:
+    ) -> UInt8[Tensor, "v c h w"]:
         """As many views as there are probabilities of blur, of one size."""
         count = len(blur)
         views = torch.stack([self._crop(pixels, scale, size, *turns) for turns in torch.rand(count, 3).tolist()])
@@ -169,8 +174,7 @@ class MultiCropTransform:
         chosen = torch.rand(count) < solarise
         if bool(chosen.any()):
             views = torch.where(chosen[:, None, None, None] & (views >= 0.5), 1.0 - views, views)
-        whole = (views * 255.0).round_().to(torch.uint8)
-        return self.preprocess.with_size(size).normalize(whole)
+        return (views * 255.0).round_().to(torch.uint8)
 
     def _crop(
         self,

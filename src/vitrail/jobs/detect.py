@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import matplotlib
@@ -34,7 +34,7 @@ from vitrail.jobs.models import require_classes, weights_digest
 from vitrail.jobs.predict_config import PredictConfig
 from vitrail.jobs.progress import say, track
 from vitrail.jobs.settings import default_out
-from vitrail.jobs.tables import Row, check_table_name
+from vitrail.jobs.tables import Row, Table, check_table_name
 from vitrail.models import Detr
 from vitrail.weights import Artefact
 
@@ -42,7 +42,7 @@ CORNERS = ("x0", "y0", "x1", "y1")
 """Left, top, right and bottom of a box, in pixels of the original picture."""
 
 
-def predict_detection(config: PredictConfig, artefact: Artefact, hardware: Hardware) -> list[Row]:
+def predict_detection(config: PredictConfig, artefact: Artefact, hardware: Hardware) -> Table:
     """Every box of at least ``config.threshold``, picture by picture, surest first: name, label, score and corners.
 
     A picture in which nothing is found has no row.
@@ -86,18 +86,18 @@ def find(
         seed=config.seed,
         shuffle=False,
         drop_last=False,
-        workers=config.workers if len(source) > config.batch_size else 0,
+        workers=config.inference_workers(hardware.device) if len(source) > config.batch_size else 0,
         on_error=config.on_error,
         collate=pad_collate,
     )
     found: list[tuple[str, Detections]] = []
     with track("predict", len(source)) as advance, torch.inference_mode():
         for batch in loader.epoch(0):
-            sizes = batch.extras["size"]
-            images, mask = (x.to(hardware.device, non_blocking=True) for x in (batch.images, batch.extras["mask"]))
+            sizes, present = batch.extras["size"], batch.extras["mask"]
+            moved = batch.to(hardware.device)
             with hardware.precision.autocast(hardware.device):
                 # Without padding there is nothing to hide, and the fused kernel is quickest without a mask.
-                answer = model(images, None if bool(batch.extras["mask"].all()) else mask)
+                answer = model(moved.images, None if bool(present.all()) else moved.extras["mask"])
             objects = detections(answer.logits.cpu(), answer.boxes.cpu(), sizes, config.threshold)
             for name, size, kept in zip(batch.names, sizes.tolist(), objects, strict=True):
                 found.append((name, kept._replace(boxes=clip_boxes_to_image(kept.boxes, (size[0], size[1])))))
@@ -121,7 +121,7 @@ def _rows(name: str, objects: Detections, classes: Sequence[str]) -> list[Row]:
 
 
 def draw_detections(
-    names: Sequence[str], rows: Sequence[Row], classes: Sequence[str], folder: Path, bands: int = 3
+    names: Sequence[str], rows: Iterable[Row], classes: Sequence[str], folder: Path, bands: int = 3
 ) -> list[Path]:
     """Every picture with its boxes drawn on it, as ``folder/<stem>.png``, numbered where stems repeat.
 

@@ -17,7 +17,7 @@ from vitrail.jobs.inference import Hardware, make_ready, run_source
 from vitrail.jobs.models import open_model, weights_digest
 from vitrail.jobs.progress import say
 from vitrail.jobs.settings import Settings, default_out
-from vitrail.jobs.tables import Row, check_table_name
+from vitrail.jobs.tables import Row, Table, check_table_name
 from vitrail.models import Backbone
 
 FeaturePool = Literal["class", "mean", "class_mean"]
@@ -49,8 +49,12 @@ class FeatureVector:
         return self.pool(self.model.features(images))
 
 
-def embed(config: EmbedConfig) -> list[Row]:
-    """The embedding of every picture, in order: name and vector."""
+def embed(config: EmbedConfig) -> Table:
+    """The embedding of every picture, in order: name and vector.
+
+    The rows stay in the file that is written and are read from there: for millions of pictures, open it with pyarrow or
+    pandas instead of going through them.
+    """
     out = config.out or default_out("embed", config.source, config.model) / "embeddings.parquet"
     check_table_name(out)
     artefact = open_model(config.model, config.model_overrides(), online=config.online)
@@ -65,7 +69,7 @@ def embed(config: EmbedConfig) -> list[Row]:
             say(f"skipped {name}: {reason}")
         return [
             {"name": name, "embedding": vector}
-            for name, vector in zip(outputs.names, outputs.values.tolist(), strict=True)
+            for name, vector in zip(outputs.names, outputs.values.numpy(), strict=True)
         ]
 
     key = fingerprint(weights_digest(artefact.model), artefact.preprocess, hardware.form, config.pool)

@@ -11,7 +11,7 @@ from torch import nn
 from vitrail.contracts import VitrailError
 from vitrail.data import Loader
 from vitrail.engine import World
-from vitrail.jobs.inference import Outputs, gather_outputs
+from vitrail.jobs.inference import Gathering, Outputs
 
 
 class HeldOut:
@@ -34,17 +34,17 @@ class HeldOut:
     def __call__(self, model: nn.Module) -> Mapping[str, float]:
         """Share of right answers, and mean cross-entropy in nats."""
         self.latest = None
-        results = []
+        gathering = Gathering()
         right = total = loss = 0.0
         for batch in self._loader.epoch(0):
             if batch.labels is None:
                 raise VitrailError(f"pictures without labels cannot measure a classifier: {', '.join(batch.names[:3])}")
-            logits = model(batch.images.to(self._device, non_blocking=True)).float().cpu()
+            logits = model(batch.to(self._device).images).float().cpu()
             right += float((logits.argmax(dim=1) == batch.labels).sum())
             loss += float(F.cross_entropy(logits, batch.labels, reduction="sum"))
             total += len(batch)
-            results.append((batch, logits.softmax(dim=1)))
-        if self._world.size == 1 and results:
-            self.latest = gather_outputs(results, self._loader)
+            gathering.add(batch, logits.softmax(dim=1))
+        if self._world.size == 1 and gathering.values:
+            self.latest = gathering.outputs(self._loader)
         right, loss, total = self._world.sum([right, loss, total])
         return {"accuracy": right / max(1.0, total), "loss": loss / max(1.0, total)}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import TypeVar
 
@@ -85,7 +85,7 @@ class Outputs:
     skipped: tuple[tuple[str, str], ...]
 
 
-def plain_loader(source: Source, preprocess: Preprocess, settings: Settings) -> Loader:
+def plain_loader(source: Source, preprocess: Preprocess, settings: Settings, device: torch.device) -> Loader:
     """Every picture once, in order, as the model expects it."""
     return Loader(
         source,
@@ -94,7 +94,7 @@ def plain_loader(source: Source, preprocess: Preprocess, settings: Settings) -> 
         seed=settings.seed,
         shuffle=False,
         drop_last=False,
-        workers=settings.workers if len(source) > settings.batch_size else 0,
+        workers=settings.inference_workers(device) if len(source) > settings.batch_size else 0,
         on_error=settings.on_error,
     )
 
@@ -105,7 +105,7 @@ def run_batches(
     """Each batch with what ``call`` gives for its pictures, in float32 on the CPU, with progress shown."""
     with track(title, total) as advance, torch.inference_mode():
         for batch in loader.epoch(0):
-            values = hardware.rows(call, batch.images)
+            values = hardware.rows(call, batch.to(hardware.device).images)
             advance(len(batch))
             yield batch, values.float().cpu()
 
@@ -130,28 +130,40 @@ def run_source(
     """
     if not len(source):
         raise VitrailError("there are no pictures to work on")
-    loader = plain_loader(source, preprocess, settings)
-    results = list(run_batches(call, loader, hardware, title, len(source)))
-    if not results:
+    loader = plain_loader(source, preprocess, settings, hardware.device)
+    gathering = Gathering()
+    for batch, values in run_batches(call, loader, hardware, title, len(source)):
+        gathering.add(batch, values)
+    if not gathering.values:
         raise VitrailError("every picture was broken: nothing is left to work on")
-    return gather_outputs(results, loader)
+    return gathering.outputs(loader)
 
 
-def gather_outputs(results: Sequence[tuple[Batch, Tensor]], loader: Loader) -> Outputs:
-    """Batches and what a model gave for each, as one value.
+class Gathering:
+    """What a model gave, collected batch by batch; the pictures are let go."""
 
-    Args:
-        results: at least one batch with its rows.
-        loader: where the batches came from; it knows what was left out.
-    """
-    batches, values = zip(*results, strict=True)
-    return Outputs(
-        values=torch.cat(values),
-        labels=torch.cat([b.labels if b.labels is not None else torch.full((len(b),), -1) for b in batches]),
-        indices=torch.cat([b.indices for b in batches]),
-        names=tuple(name for b in batches for name in b.names),
-        skipped=tuple(loader.skipped),
-    )
+    def __init__(self) -> None:
+        self.values: list[Tensor] = []
+        self._labels: list[Tensor] = []
+        self._indices: list[Tensor] = []
+        self._names: list[str] = []
+
+    def add(self, batch: Batch, values: Float[Tensor, "b d"]) -> None:
+        """A batch and its rows."""
+        self.values.append(values)
+        self._labels.append(torch.full((len(batch),), -1) if batch.labels is None else batch.labels)
+        self._indices.append(batch.indices)
+        self._names.extend(batch.names)
+
+    def outputs(self, loader: Loader) -> Outputs:
+        """All of it as one value; ``loader`` knows what was left out. At least one batch must have been added."""
+        return Outputs(
+            values=torch.cat(self.values),
+            labels=torch.cat(self._labels),
+            indices=torch.cat(self._indices),
+            names=tuple(self._names),
+            skipped=tuple(loader.skipped),
+        )
 
 
 def classifier(model: nn.Module) -> Callable[[Tensor], Tensor]:

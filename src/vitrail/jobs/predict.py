@@ -10,12 +10,12 @@ from vitrail.jobs.models import open_model
 from vitrail.jobs.predict_classes import predict_classes
 from vitrail.jobs.predict_config import PredictConfig
 from vitrail.jobs.segment import predict_segmentation
-from vitrail.jobs.tables import Row
+from vitrail.jobs.tables import Table
 from vitrail.jobs.zero_shot import predict_zero_shot
 from vitrail.models import Backbone, Detr, DualEncoder, Model, Sam
 from vitrail.weights import Artefact
 
-Form = Callable[[PredictConfig, Artefact, Hardware], list[Row]]
+Form = Callable[[PredictConfig, Artefact, Hardware], Table]
 """One way to answer: the rows that were written."""
 
 FORMS: dict[type[Model], Form] = {
@@ -27,8 +27,8 @@ FORMS: dict[type[Model], Form] = {
 """By the kind of model; the first that fits answers."""
 
 
-def predict(config: PredictConfig) -> list[Row]:
-    """Predictions of every picture, in order; a row for each, or for each box or mask."""
+def predict(config: PredictConfig) -> Table:
+    """Predictions of every picture, in order; a row for each, or for each box or mask. They stay in the file."""
     artefact = open_model(config.model, config.model_overrides(), online=config.online)
     form = next((form for kind, form in FORMS.items() if isinstance(artefact.model, kind)), predict_classes)
     model, hardware = make_ready(artefact.model, Hardware.of(config), config.batch_size)

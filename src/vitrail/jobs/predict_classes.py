@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,7 +18,7 @@ from vitrail.jobs.models import require_classes, weights_digest
 from vitrail.jobs.predict_config import PredictConfig
 from vitrail.jobs.progress import say
 from vitrail.jobs.settings import default_out
-from vitrail.jobs.tables import Row, check_table_name
+from vitrail.jobs.tables import Row, Table, check_table_name
 from vitrail.weights import Artefact
 
 
@@ -37,13 +37,13 @@ class Answers:
     key: Sequence[object] = ()
 
 
-def predict_classes(config: PredictConfig, artefact: Artefact, hardware: Hardware) -> list[Row]:
+def predict_classes(config: PredictConfig, artefact: Artefact, hardware: Hardware) -> Table:
     """Predictions of every picture, in order: name, label, confidence, and the ``top`` classes with theirs."""
     require_classes(artefact, config.model)
     return write_answers(config, artefact, hardware, Answers(classifier(artefact.model), artefact.classes))
 
 
-def write_answers(config: PredictConfig, artefact: Artefact, hardware: Hardware, answers: Answers) -> list[Row]:
+def write_answers(config: PredictConfig, artefact: Artefact, hardware: Hardware, answers: Answers) -> Table:
     """The table of every picture's most probable classes; pictures with the answer drawn where ``config.draw`` says."""
     if config.top < 1:
         raise VitrailError(f"top must be at least 1, not {config.top}")
@@ -78,7 +78,7 @@ def write_answers(config: PredictConfig, artefact: Artefact, hardware: Hardware,
     return rows
 
 
-def draw_answers(rows: Sequence[Row], folder: Path, bands: int = 3) -> list[Path]:
+def draw_answers(rows: Iterable[Row], folder: Path, bands: int = 3) -> list[Path]:
     """Every picture beside its most probable classes, as ``folder/<stem>.png``, numbered where stems repeat."""
     seen: dict[str, int] = {}
     drawn = []

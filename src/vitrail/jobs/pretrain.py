@@ -83,7 +83,7 @@ def pretrain(config: PretrainConfig) -> PretrainResult | None:
     say_once(world, f"{config.data}: {len(splits.train)} pictures to learn from, {len(splits.val)} held out")
     loader = training_loader(parts)
     fitted = fit(
-        parts.method,
+        config.checkpointed(parts.method),
         loader,
         config.engine(),
         out,
@@ -135,7 +135,7 @@ def training_loader(parts: Parts) -> Loader:
         parts.entry.transform(parts.start, parts.options),
         batch_size=config.micro_batch(parts.world.size),
         seed=config.seed,
-        workers=config.workers,
+        workers=config.training_workers,
         rank=parts.world.rank,
         world_size=parts.world.size,
         on_error=config.on_error,

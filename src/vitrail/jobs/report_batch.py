@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
+import torch
+
 from vitrail.contracts import Batch
 from vitrail.data import Loader, Preprocess
 from vitrail.jobs.report import FirstBatch
@@ -19,7 +21,7 @@ def first_batch(loader: Loader, captions: Callable[[Batch], Sequence[str]], prep
         captions: one for each picture of a batch.
         preprocess: of the model.
     """
-    batch = next(iter(loader.epoch(0)))
+    batch = next(iter(loader.epoch(0))).to(torch.device("cpu"))
     loader.close()
     images = batch.images[:SHOWN]
     if images.ndim == 5:  # Of a clip the frame in the middle.

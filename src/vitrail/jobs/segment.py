@@ -25,7 +25,7 @@ from vitrail.jobs.predict_config import PredictConfig
 from vitrail.jobs.progress import say, track
 from vitrail.jobs.segmenter import Segmenter
 from vitrail.jobs.settings import default_out
-from vitrail.jobs.tables import Row
+from vitrail.jobs.tables import Row, Table
 from vitrail.models import Sam
 from vitrail.weights import Artefact
 
@@ -163,7 +163,7 @@ class Asking:
         return {"name": str(path), "mask": name, "box": [int(side) for side in box], "area": area, **mask.facts}
 
 
-def predict_segmentation(config: PredictConfig, artefact: Artefact, hardware: Hardware) -> list[Row]:
+def predict_segmentation(config: PredictConfig, artefact: Artefact, hardware: Hardware) -> Table:
     """Masks of every picture, best first: a PNG each, and a row with what is known of it in ``masks.jsonl``.
 
     A row has the picture's ``name``, the ``mask``'s file, its ``box`` (x0, y0, x1, y1 in pixels, the ends outside),

@@ -6,6 +6,7 @@ from dataclasses import MISSING, asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, Literal
 
+import torch
 import yaml
 
 from vitrail.contracts import VitrailError
@@ -34,8 +35,8 @@ class Settings:
     """auto, cpu, cuda, cuda:1, mps."""
     precision: Precision = "auto"
     """auto takes bf16 where the hardware proves faster with it."""
-    workers: int = 2
-    """Processes that read and transform pictures; 0 reads in the main one."""
+    workers: int | None = None
+    """Processes that read pictures; 0 reads in the main one. Left out: 2, but 0 where a model answers on a CPU."""
     on_error: Literal["raise", "skip"] = "raise"
     """A broken picture stops the job, or is left out and listed."""
     online: bool = False
@@ -45,12 +46,27 @@ class Settings:
         """Refuse numbers that no job can work with."""
         for name, least in (("batch_size", 1), ("workers", 0), ("seed", 0)):
             value = asdict(self)[name]
-            if value < least:
+            if value is not None and value < least:
                 raise VitrailError(f"{name} must be at least {least}, not {value}")
         for name, size in (("image_size", self.image_size), ("patch_size", self.patch_size)):
             sides = () if size is None else (size,) if isinstance(size, int) else size
             if any(side < 1 for side in sides):
                 raise VitrailError(f"{name} must be at least 1 pixel, not {size}")
+
+    @property
+    def training_workers(self) -> int:
+        """Processes that read pictures while a model learns."""
+        return 2 if self.workers is None else self.workers
+
+    def inference_workers(self, device: torch.device) -> int:
+        """Processes that read pictures while a model answers.
+
+        On a CPU none unless asked for: the model's threads wait for each other, so that a core that is lent out to a
+        reader holds up all of them for longer than reading between two batches does.
+        """
+        if self.workers is None and device.type == "cpu":
+            return 0
+        return self.training_workers
 
     def model_overrides(self) -> dict[str, Any]:
         """Fields of the architecture that these options replace."""

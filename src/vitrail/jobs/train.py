@@ -84,7 +84,7 @@ def train(config: TrainConfig) -> TrainResult | None:
     measured = held_out(parts)
     say_once(world, f"{config.data}: {len(splits.train)} pictures to train on, {len(splits.val)} held out")
     fitted = fit(
-        objective(parts),
+        config.checkpointed(objective(parts)),
         loader,
         config.engine(),
         out,
@@ -137,7 +137,7 @@ def training_loader(parts: Parts) -> Loader:
         TrainTransform(parts.preprocess, config.augment()),
         batch_size=config.micro_batch(parts.world.size),
         seed=config.seed,
-        workers=config.workers,
+        workers=config.training_workers,
         mixing=config.mixing(len(parts.classes)),
         rank=parts.world.rank,
         world_size=parts.world.size,
@@ -157,7 +157,7 @@ def held_out(parts: Parts) -> HeldOut:
         seed=config.seed,
         shuffle=False,
         drop_last=False,
-        workers=config.workers,
+        workers=config.training_workers,
         rank=world.rank,
         world_size=world.size,
         on_error=config.on_error,

@@ -7,14 +7,15 @@ from typing import Any
 
 from tyro.conf import Positional
 
-from vitrail.contracts import VitrailError
+from vitrail.contracts import Method, VitrailError
 from vitrail.engine import EngineConfig
 from vitrail.jobs.options import named_values
 from vitrail.jobs.settings import Settings
+from vitrail.nn.encoder import recompute_blocks
 
 FREE = (
     *("workers", "cache", "device", "eval_every", "log_every", "checkpoint_every_s", "tensorboard"),
-    *("report", "fresh"),
+    *("report", "fresh", "checkpoint_blocks"),
 )
 """Options that may differ when a run goes on: they change no result."""
 
@@ -63,6 +64,8 @@ class Training(Settings):
 
     compile: bool = False
     """Compile the model with torch.compile."""
+    checkpoint_blocks: bool = False
+    """Compute every block twice instead of keeping what happens inside: the same result from less memory."""
     cache: bool = True
     """Keep decoded pictures in memory when they fit."""
     eval_every: int = 1
@@ -82,6 +85,16 @@ class Training(Settings):
         """Every field of the architecture that this config sets."""
         named = named_values(self.model_options, "model option")
         return {**self.model_overrides(), "drop_path": self.drop_path, "dropout": self.dropout, **named}
+
+    def checkpointed(self, method: Method) -> Method:
+        """The method, its blocks computed twice where that is asked for.
+
+        Raises:
+            VitrailError: it has no blocks.
+        """
+        if self.checkpoint_blocks and not recompute_blocks(method):
+            raise VitrailError(f"checkpoint_blocks: {self.model} has no stack of blocks; leave the option away")
+        return method
 
     def engine(self) -> EngineConfig:
         """Length, rates and habits of the run."""

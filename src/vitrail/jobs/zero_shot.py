@@ -15,12 +15,12 @@ from vitrail.data import TextTokenizer
 from vitrail.jobs.inference import Hardware
 from vitrail.jobs.predict_classes import Answers, write_answers
 from vitrail.jobs.predict_config import PredictConfig
-from vitrail.jobs.tables import Row
+from vitrail.jobs.tables import Table
 from vitrail.models import DualEncoder, DualEncoderConfig
 from vitrail.weights import Artefact
 
 
-def predict_zero_shot(config: PredictConfig, artefact: Artefact, hardware: Hardware) -> list[Row]:
+def predict_zero_shot(config: PredictConfig, artefact: Artefact, hardware: Hardware) -> Table:
     """Predictions of every picture among ``config.labels``: the table that a classifier's are written into.
 
     A class is the mean of its sentences, one for each template (Radford et al. 2021, section 3.1.4). Confidences are

@@ -23,6 +23,7 @@ from jaxtyping import UInt8
 from torch import Tensor, nn
 
 from vitrail.contracts import Batch, Method, Progress, Role, VitrailError
+from vitrail.data.finish import Sample
 from vitrail.models.dvae import DiscreteVAE
 from vitrail.models.plain import Plain
 from vitrail.nn.block_mask import block_mask
@@ -70,8 +71,8 @@ class TokenView:
 
     def __init__(
         self,
-        view: Callable[[Tensor], Tensor],
-        tokenized: Callable[[Tensor], Tensor] | None,
+        view: Callable[[Tensor], Sample],
+        tokenized: Callable[[Tensor], Sample] | None,
         grid: Grid,
         options: BEiTOptions,
     ) -> None:
@@ -81,10 +82,10 @@ class TokenView:
         self.options = options
         self.count = max(1, round(prod(grid) * options.mask_ratio))
 
-    def __call__(self, picture: UInt8[Tensor, "c0 h0 w0"]) -> dict[str, Tensor]:
+    def __call__(self, picture: UInt8[Tensor, "c0 h0 w0"]) -> dict[str, Sample]:
         """``"images"``, :data:`MASK` and, where it differs, :data:`TOKENIZED`."""
         state = torch.get_rng_state()
-        sample = {"images": self.view(picture)}
+        sample: dict[str, Sample] = {"images": self.view(picture)}
         if self.tokenized is not None:
             torch.set_rng_state(state)
             sample[TOKENIZED] = self.tokenized(picture)

@@ -16,10 +16,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import torch.nn.functional as F
 from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 
 from vitrail.contracts import Batch, Method, Progress, Role, VitrailError
+from vitrail.data.finish import Sample
 from vitrail.heads.pixels import normalise_patches, patchify
 from vitrail.models.mae import MaskedAutoencoder
 from vitrail.nn.masking import dropped_of, random_keep
@@ -64,12 +66,12 @@ class MaskedView:
         mask_ratio: share of the patches that are hidden.
     """
 
-    def __init__(self, view: Callable[[Tensor], Tensor], grid: Grid, mask_ratio: float) -> None:
+    def __init__(self, view: Callable[[Tensor], Sample], grid: Grid, mask_ratio: float) -> None:
         self.view = view
         self.grid = grid
         self.mask_ratio = mask_ratio
 
-    def __call__(self, picture: UInt8[Tensor, "c0 h0 w0"]) -> dict[str, Tensor]:
+    def __call__(self, picture: UInt8[Tensor, "c0 h0 w0"]) -> dict[str, Sample]:
         """``"images"`` and :data:`KEEP`."""
         return {"images": self.view(picture), KEEP: random_keep(1, self.grid, self.mask_ratio)[0]}
 
@@ -96,7 +98,7 @@ class MAE(Method):
         hidden = dropped_of(keep, pixels.shape[1])
         target = self.targets(take_patches(pixels, hidden))
         predicted = self.model(batch.images, keep, hidden)
-        return {"loss": (predicted.float() - target).square().mean()}
+        return {"loss": F.mse_loss(predicted.float(), target)}
 
     def targets(self, pixels: Float[Tensor, "b n p"]) -> Float[Tensor, "b n p"]:
         """What is to be predicted of patches."""

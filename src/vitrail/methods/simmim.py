@@ -20,6 +20,7 @@ from jaxtyping import Bool, UInt8
 from torch import Tensor, nn
 
 from vitrail.contracts import Batch, Method, Progress, Role, VitrailError
+from vitrail.data.finish import Sample
 from vitrail.heads.pixels import patchify, pixels_of
 from vitrail.models.vit import VisionTransformer
 from vitrail.nn.tokens import Grid
@@ -77,7 +78,7 @@ class SquaresView:
     """
 
     def __init__(
-        self, view: Callable[[Tensor], Tensor], grid: Grid, patch: tuple[int, int], options: SimMIMOptions
+        self, view: Callable[[Tensor], Sample], grid: Grid, patch: tuple[int, int], options: SimMIMOptions
     ) -> None:
         if options.square % patch[0] or options.square % patch[1]:
             raise VitrailError(f"square={options.square} is not a multiple of the patch size {patch[0]}×{patch[1]}")
@@ -86,7 +87,7 @@ class SquaresView:
         self.step = (options.square // patch[0], options.square // patch[1])
         self.ratio = options.mask_ratio
 
-    def __call__(self, picture: UInt8[Tensor, "c0 h0 w0"]) -> dict[str, Tensor]:
+    def __call__(self, picture: UInt8[Tensor, "c0 h0 w0"]) -> dict[str, Sample]:
         """``"images"`` and :data:`MASK`."""
         return {"images": self.view(picture), MASK: draw_squares(self.grid, self.step, self.ratio)}
 

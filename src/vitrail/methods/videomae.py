@@ -24,6 +24,7 @@ from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 
 from vitrail.contracts import Batch, Method, Progress, Role, VitrailError
+from vitrail.data.finish import Sample
 from vitrail.models.videomae import MaskedVideoAutoencoder
 from vitrail.nn.masking import dropped_of, tube_keep
 from vitrail.nn.tokens import Grid, take_patches
@@ -64,12 +65,12 @@ class TubeView:
         mask_ratio: share of the places that are hidden.
     """
 
-    def __init__(self, view: Callable[[Tensor], Tensor], grid: Grid, mask_ratio: float) -> None:
+    def __init__(self, view: Callable[[Tensor], Sample], grid: Grid, mask_ratio: float) -> None:
         self.view = view
         self.grid = grid
         self.mask_ratio = mask_ratio
 
-    def __call__(self, frames: UInt8[Tensor, "t c0 h0 w0"]) -> dict[str, Tensor]:
+    def __call__(self, frames: UInt8[Tensor, "t c0 h0 w0"]) -> dict[str, Sample]:
         """``"images"`` and :data:`KEEP`."""
         return {"images": self.view(frames), KEEP: tube_keep(1, self.grid, self.mask_ratio)[0]}
 

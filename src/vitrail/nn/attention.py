@@ -101,7 +101,8 @@ def _centred(key: Keys) -> Keys:
     """
     if key.dtype == torch.float32 and not torch.is_autocast_enabled(key.device.type):
         return key
-    return key - key.mean(dim=-2, keepdim=True)
+    # Softmax passes no gradient on to what all keys share, so the way back through the mean would carry zeros.
+    return key - key.detach().mean(dim=-2, keepdim=True)
 
 
 def _in_blocks(query: Tensor, key: Tensor, value: Tensor, mask: Mask | None) -> Tensor:

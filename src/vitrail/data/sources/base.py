@@ -14,7 +14,7 @@ from PIL import Image
 from torch import Tensor
 
 from vitrail.contracts import VitrailError
-from vitrail.data.preprocess import to_pixels
+from vitrail.data.picture import to_pixels
 
 
 class Source(ABC):

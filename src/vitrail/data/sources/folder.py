@@ -8,10 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from jaxtyping import UInt8
 from PIL import Image
+from torch import Tensor
 
 from vitrail.contracts import VitrailError
-from vitrail.data.picture import EXTENSIONS, list_pictures, printable, read_picture
+from vitrail.data.picture import EXTENSIONS, list_pictures, printable, read_picture, read_pixels
 from vitrail.data.sources.base import PackedNames, Source
 
 
@@ -40,6 +42,10 @@ class FileSource(Source):
     def picture(self, index: int) -> Image.Image:
         """The decoded file."""
         return read_picture(self.paths[index], self.channels)
+
+    def pixels(self, index: int) -> UInt8[Tensor, "c h w"]:
+        """Those of the decoded file."""
+        return read_pixels(self.paths[index], self.channels)
 
     def describe(self) -> dict[str, Any]:
         """Kind, origin and length."""
@@ -91,6 +97,10 @@ class FolderSource(Source):
     def picture(self, index: int) -> Image.Image:
         """The decoded file."""
         return read_picture(self.paths[index], self.channels)
+
+    def pixels(self, index: int) -> UInt8[Tensor, "c h w"]:
+        """Those of the decoded file."""
+        return read_pixels(self.paths[index], self.channels)
 
     def describe(self) -> dict[str, Any]:
         """Kind, root and length."""

@@ -9,10 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from jaxtyping import UInt8
 from PIL import Image
+from torch import Tensor
 
 from vitrail.contracts import VitrailError
-from vitrail.data.picture import BrokenPicture, read_picture
+from vitrail.data.picture import BrokenPicture, read_picture, read_pixels
 from vitrail.data.sources.base import Source
 
 
@@ -50,10 +52,17 @@ class HubSource(Source):
 
     def picture(self, index: int) -> Image.Image:
         """The decoded picture, RGB."""
+        return read_picture(self._file(index), 3, self.name(index))
+
+    def pixels(self, index: int) -> UInt8[Tensor, "c h w"]:
+        """Those of the decoded picture."""
+        return read_pixels(self._file(index), 3, self.name(index))
+
+    def _file(self, index: int) -> bytes | str:
         cell = self._rows[index][self._column]
         if cell is None or not (cell["bytes"] or cell["path"]):
             raise BrokenPicture(self.name(index), "the row holds no picture")
-        return read_picture(cell["bytes"] or cell["path"], 3, self.name(index))
+        return cell["bytes"] or cell["path"]
 
     def describe(self) -> dict[str, Any]:
         """Kind, name, split and length."""

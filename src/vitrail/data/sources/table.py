@@ -8,11 +8,13 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
+from jaxtyping import UInt8
 from numpy.typing import NDArray
 from PIL import Image
+from torch import Tensor
 
 from vitrail.contracts import VitrailError
-from vitrail.data.picture import printable, read_picture
+from vitrail.data.picture import printable, read_picture, read_pixels
 from vitrail.data.sources.base import PackedNames, Source
 
 Part = Literal["train", "val"]
@@ -96,6 +98,10 @@ class CsvSource(Source):
     def picture(self, index: int) -> Image.Image:
         """The decoded file."""
         return read_picture(self.paths[index], self.channels)
+
+    def pixels(self, index: int) -> UInt8[Tensor, "c h w"]:
+        """Those of the decoded file."""
+        return read_pixels(self.paths[index], self.channels)
 
     def describe(self) -> dict[str, Any]:
         """Kind, file, split and length."""

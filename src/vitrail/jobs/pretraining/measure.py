@@ -106,7 +106,7 @@ class FeatureWatch:
     def _vectors(self, vector: FeatureVector, loader: Loader) -> Vectors:
         rows, labels = [], []
         for batch in loader.epoch(0):
-            rows.append(vector(batch.images.to(self._device, non_blocking=True)).float().cpu())
+            rows.append(vector(batch.to(self._device).images).float().cpu())
             labels.append(torch.full((len(batch),), -1) if batch.labels is None else batch.labels)
         parts = self._world.gather((torch.cat(rows), torch.cat(labels)) if rows else None)
         present = [part for part in parts if part is not None]
