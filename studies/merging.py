@@ -3,7 +3,8 @@
 Run: python studies/merging.py encode COUNT [COUNT …]   features of all pictures of ELPV at 518 with the real DINOv2
                                                         ViT-S/14, COUNT patches merged a block (0 for none); a killed
                                                         run goes on where it was
-     python studies/merging.py scores                   nearest neighbours and linear probe of all counts encoded
+     python studies/merging.py scores                   nearest neighbours and linear probes of all counts, on
+                                                        the pictures that all of them have encoded so far
      python studies/merging.py picture COUNT            docs/images/merging.jpg: maps with and without
 (extra: demo.) Features are kept in runs/merging; encoding at 0 takes about a quarter of an hour on 2 CPU cores.
 """
@@ -30,7 +31,7 @@ from vitrail.jobs.explain import whole_picture
 from vitrail.jobs.inference import Hardware, run_source
 from vitrail.jobs.models import open_model, with_crop
 from vitrail.jobs.probe import ProbeConfig
-from vitrail.metrics import fit_linear_probe, knn_probabilities, score_classifier
+from vitrail.metrics import fit_linear_probe, knn_probabilities
 from vitrail.models import Backbone
 from vitrail.nn.tokens import Tokens
 from vitrail.speed import merged
@@ -79,20 +80,40 @@ def features(count: int, part: str, chunks: int) -> tuple[Tensor, Tensor]:
 
 
 def scores() -> None:
-    """A line for every count, on the pictures that all of them have encoded."""
+    """For every count, on the pictures that all of them have encoded: the probe's own split, and five folds of all."""
     classes = parts()["val"].classes
     counts = sorted(int(folder.name) for folder in FOLDER.iterdir())
     chunks = min(len(list((FOLDER / str(count)).glob("val-*.safetensors"))) for count in counts)
+    right = {}
     for count in counts:
         (train, train_labels), (val, val_labels) = (features(count, part, chunks) for part in ("train", "val"))
         votes = knn_probabilities(train, train_labels, val, len(classes), CONFIG.k)
-        fitted = fit_linear_probe(train, train_labels, len(classes), CONFIG.seed)
-        knn = score_classifier(votes, val_labels, classes).accuracy
-        linear = score_classifier(fitted.probabilities(val), val_labels, classes).accuracy
+        knn = float((votes.argmax(dim=1) == val_labels).float().mean())
+        linear = float(linear_right(train, train_labels, val, val_labels).float().mean())
+        right[count] = in_folds(torch.cat([train, val]), torch.cat([train_labels, val_labels]))
         print(
             f"{count:3d} patches a block: linear probe {100 * linear:.2f} %, {CONFIG.k} neighbours {100 * knn:.2f} % "
-            f"of {len(val)} (from {len(train)})"
+            f"of {len(val)} (from {len(train)}); linear probe in five folds "
+            f"{100 * float(right[count].float().mean()):.2f} % of {len(right[count])}"
         )
+    for count in counts[1:]:
+        lost, won = (right[counts[0]] & ~right[count]).sum(), (right[count] & ~right[counts[0]]).sum()
+        print(f"{count} against {counts[0]}, in five folds: {int(lost)} pictures lost, {int(won)} won")
+
+
+def linear_right(train: Tensor, train_labels: Tensor, val: Tensor, val_labels: Tensor) -> Tensor:
+    """Which pictures of ``val`` a linear probe on ``train`` names right."""
+    fitted = fit_linear_probe(train, train_labels, 2, CONFIG.seed)
+    return fitted.probabilities(val).argmax(dim=1) == val_labels
+
+
+def in_folds(values: Tensor, labels: Tensor, folds: int = 5) -> Tensor:
+    """Which pictures are named right by probes on the other folds."""
+    right = torch.zeros(len(values), dtype=torch.bool)
+    for fold in range(folds):
+        held = torch.arange(len(values)) % folds == fold
+        right[held] = linear_right(values[~held], labels[~held], values[held], labels[held])
+    return right
 
 
 def looks_of(model: Backbone, image: Tensor, seen: Image.Image) -> tuple[Image.Image, Image.Image, Tokens]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from functools import partial
 
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -52,7 +51,7 @@ class SelfBlock(nn.Module, ABC):
 
     def forward(self, tokens: Tokens, context: Context = NO_CONTEXT) -> Tokens:
         """The same places, mixed and mapped."""
-        return self.map_each(self.mix(tokens, partial(self.attn, context=context)))
+        return self.map_each(self.mix(tokens, lambda given: self.attn(given, context)))
 
 
 class Block(SelfBlock):
