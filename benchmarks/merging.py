@@ -24,6 +24,7 @@ import vitrail
 from vitrail.jobs.models import open_model
 from vitrail.models import Backbone
 from vitrail.speed import merged
+from vitrail.speed.malloc import keep_freed_memory
 
 
 def main() -> None:
@@ -35,6 +36,7 @@ def main() -> None:
     parser.add_argument("--counts", type=int, nargs="+", default=[0, 32, 64, 96])
     parser.add_argument("--precision", choices=("bf16", "fp32"), default="bf16")
     given = parser.parse_args()
+    keep_freed_memory()  # As the command line does.
     torch.manual_seed(0)
     model = open_model(given.model, {"img_size": given.image_size}).backbone.eval()
     (images,) = model.example_inputs(given.batch)

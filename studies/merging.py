@@ -12,6 +12,7 @@ Run: python studies/merging.py encode COUNT [COUNT …]   features of all pictur
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -62,7 +63,7 @@ def encode(count: int) -> None:
     (FOLDER / str(count)).mkdir(parents=True, exist_ok=True)
     for chunk in range(CHUNKS):
         for part, source in parts().items():
-            file = FOLDER / str(count) / f"{part}-{chunk:02d}.safetensors"
+            file = file_of(count, part, chunk)
             if file.exists():
                 continue
             bounds = [len(source) * number // CHUNKS for number in (chunk, chunk + 1)]
@@ -73,9 +74,14 @@ def encode(count: int) -> None:
             temporary.replace(file)
 
 
-def features(count: int, part: str, chunks: int) -> tuple[Tensor, Tensor]:
-    """Values and labels of the first chunks of a part."""
-    files = [load_file(FOLDER / str(count) / f"{part}-{chunk:02d}.safetensors") for chunk in range(chunks)]
+def file_of(count: int, part: str, chunk: int) -> Path:
+    """Where the features of a chunk are kept."""
+    return FOLDER / str(count) / f"{part}-{chunk:02d}.safetensors"
+
+
+def features(count: int, part: str, chunks: Sequence[int]) -> tuple[Tensor, Tensor]:
+    """Values and labels of some chunks of a part."""
+    files = [load_file(file_of(count, part, chunk)) for chunk in chunks]
     return torch.cat([file["values"] for file in files]), torch.cat([file["labels"] for file in files])
 
 
@@ -83,7 +89,9 @@ def scores() -> None:
     """For every count, on the pictures that all of them have encoded: the probe's own split, and five folds of all."""
     classes = parts()["val"].classes
     counts = sorted(int(folder.name) for folder in FOLDER.iterdir())
-    chunks = min(len(list((FOLDER / str(count)).glob("val-*.safetensors"))) for count in counts)
+    chunks = [
+        n for n in range(CHUNKS) if all(file_of(c, part, n).exists() for c in counts for part in ("train", "val"))
+    ]
     right = {}
     for count in counts:
         (train, train_labels), (val, val_labels) = (features(count, part, chunks) for part in ("train", "val"))
