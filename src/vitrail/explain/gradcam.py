@@ -48,8 +48,9 @@ def grad_cam(
             return _weighted(features, gradient)
         logits, tokens = _of_layer(model, pictures, depth)
         (gradient,) = torch.autograd.grad(scores_of(logits, classes).sum(), [tokens.values])
-        slopes = tokens.with_values(gradient)
-        return _weighted(tokens.feature_map(), slopes.feature_map())
+        # Of a merged token's gradient each of its patches has an equal part.
+        slopes = tokens.with_values(gradient / tokens.sizes.unsqueeze(-1)).unmerged()
+        return _weighted(tokens.unmerged().feature_map(), slopes.feature_map())
 
 
 def _of_layer(model: Backbone, images: Tensor, layer: int) -> tuple[Float[Tensor, "b k"], Tokens]:

@@ -239,15 +239,32 @@ def rows_of(given: Given, queries: Sequence[Query] | None = (0,), fuse: Fuse = e
         VitrailError: for a token or patch that does not exist.
     """
     mixer, tokens, context = given.exact()
-    length = tokens.values.shape[1]
+    length = tokens.places.shape[1]
     wanted = range(length) if queries is None else queries
-    if tokens.keep is not None and any(isinstance(query, tuple) for query in wanted):
+    if tokens.keep is not None and tokens.merged is None and any(isinstance(query, tuple) for query in wanted):
         raise VitrailError("patches cannot be named by row and column when some were dropped: name tokens by place")
     places = torch.tensor([place_of(query, tokens.grid, tokens.prefix, length) for query in wanted])
     # Without queries the mixer takes its own way to all rows, which is a cheaper one.
     rows = None if queries is None else places.to(tokens.values.device)
     # Autocast would take the query-key product in half precision; what is shown is exact instead.
     with torch.no_grad(), torch.autocast(tokens.values.device.type, enabled=False):
-        weights = fuse(mixer.weights(tokens, context, rows)).cpu()
-    seen = mixer.seen(tokens, context)
+        weights = fuse(_weights(Given(mixer, tokens, context), rows)).cpu()
+    seen = mixer.seen(tokens, context).unmerged()
     return LayerAttention(weights, places, seen.grid, seen.prefix, None if seen.keep is None else seen.keep.cpu())
+
+
+def _weights(given: Given, rows: Int[Tensor, " q"] | None) -> Float[Tensor, "b heads q n"]:
+    """Attention of chosen tokens to all, also where patches were merged.
+
+    A patch has the row of the token that it is a part of, and of what goes to a token each of its patches has an equal
+    part: what it would be if all of them stood there with the merged value. So rows sum to one.
+    """
+    mixer, tokens, context = given
+    if tokens.merged is None:
+        return mixer.weights(tokens, context, rows)
+    wanted = tokens.places if rows is None else tokens.places[:, rows]
+    # Each picture has merged in its own way: rows of all their tokens are asked for, and each takes its own.
+    asked, which = wanted.unique(return_inverse=True)
+    weights = mixer.weights(tokens, context, asked)
+    which = which[:, None, :, None].expand(-1, weights.shape[1], -1, weights.shape[-1])
+    return tokens.share_out(weights.gather(2, which))

@@ -21,6 +21,7 @@ from vitrail.explain.given import Given, attention_layers, evaluating, watch, wi
 from vitrail.explain.scores import require_classifier, scores_of
 from vitrail.models import Backbone
 from vitrail.nn.attention import MultiHeadAttention
+from vitrail.nn.merging_block import ProportionalAttention
 from vitrail.nn.tokens import Tokens
 
 Stay = Callable[[Tensor], Tensor]
@@ -75,9 +76,12 @@ class _Layer(NamedTuple):
         mixer, tokens, context = self.given.exact()
         attention = _plain(mixer)
         with torch.no_grad(), torch.autocast(tokens.values.device.type, enabled=False):
-            gradient = attention.split(self.gradient.float())
+            # A merged token's answer is that of all its patches, and so is its gradient: a patch has its part of it.
+            gradient = attention.split(self.gradient.float() / tokens.sizes.unsqueeze(-1))
             slopes = gradient @ attention.values(tokens, context).float().mT
-            return (slopes * attention.weights(tokens, context)).clamp(min=0).mean(dim=1)
+            weighted = (slopes * mixer.weights(tokens, context)).clamp(min=0).mean(dim=1)
+            rows = tokens.places.unsqueeze(-1).expand(-1, -1, weighted.shape[-1])
+            return weighted if tokens.merged is None else tokens.share_out(weighted.gather(1, rows))
 
 
 class _Backward(NamedTuple):
@@ -110,6 +114,8 @@ def _plain(mixer: nn.Module) -> MultiHeadAttention:
     Raises:
         VitrailError: it does not.
     """
+    if isinstance(mixer, ProportionalAttention):
+        return mixer.attention
     if not isinstance(mixer, MultiHeadAttention):
         raise VitrailError(
             f"relevance is followed through attention to the whole picture, but this model has a "

@@ -14,9 +14,10 @@ from vitrail.data import FileSource, SubsetSource, list_pictures
 from vitrail.heads.pool import POOLS
 from vitrail.jobs.bulk import fingerprint, run_in_parts
 from vitrail.jobs.inference import Hardware, make_ready, run_source
+from vitrail.jobs.merging import MergingSettings, with_merging
 from vitrail.jobs.models import open_model, weights_digest
 from vitrail.jobs.progress import say
-from vitrail.jobs.settings import Settings, default_out
+from vitrail.jobs.settings import default_out
 from vitrail.jobs.tables import Row, Table, check_table_name
 from vitrail.models import Backbone
 
@@ -24,7 +25,7 @@ FeaturePool = Literal["class", "mean", "class_mean"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class EmbedConfig(Settings):
+class EmbedConfig(MergingSettings):
     """A feature vector of every picture, into a CSV, JSONL or Parquet file. A killed job goes on where it was."""
 
     source: Positional[str]
@@ -57,7 +58,7 @@ def embed(config: EmbedConfig) -> Table:
     """
     out = config.out or default_out("embed", config.source, config.model) / "embeddings.parquet"
     check_table_name(out)
-    artefact = open_model(config.model, config.model_overrides(), online=config.online)
+    artefact = with_merging(open_model(config.model, config.model_overrides(), online=config.online), config)
     source = FileSource(list_pictures(config.source), 1 if artefact.model.in_channels == 1 else 3, config.source)
     backbone, hardware = make_ready(artefact.backbone, Hardware.of(config), config.batch_size)
     call = FeatureVector(backbone, config.pool)

@@ -12,16 +12,17 @@ from tyro.conf import Positional
 from vitrail.contracts import VitrailError
 from vitrail.data import Source, open_data
 from vitrail.jobs.inference import Hardware, Outputs, classifier, make_ready, run_source
+from vitrail.jobs.merging import MergingSettings, with_merging
 from vitrail.jobs.models import artefact_folder, open_model, require_classes
 from vitrail.jobs.progress import say
 from vitrail.jobs.run import CONFIG, environment, open_run, write_metrics
-from vitrail.jobs.settings import Settings, default_out, read_config
+from vitrail.jobs.settings import default_out, read_config
 from vitrail.metrics import ClassificationScores, score_classifier
 from vitrail.weights import Artefact
 
 
 @dataclass(frozen=True, kw_only=True)
-class EvaluateConfig(Settings):
+class EvaluateConfig(MergingSettings):
     """Score a trained classifier. Without DATA: on the held-out pictures of the run that trained it."""
 
     data: Positional[str | None] = None
@@ -45,7 +46,7 @@ class EvaluateResult:
 
 def evaluate(config: EvaluateConfig) -> EvaluateResult:
     """Score a classifier on labelled pictures and write ``metrics.json``."""
-    artefact = open_model(config.model, config.model_overrides(), online=config.online)
+    artefact = with_merging(open_model(config.model, config.model_overrides(), online=config.online), config)
     require_classes(artefact, config.model)
     source = _source(config, artefact)
     model, hardware = make_ready(artefact.model, Hardware.of(config), config.batch_size)
@@ -59,6 +60,7 @@ def evaluate(config: EvaluateConfig) -> EvaluateResult:
             "pictures": len(outputs.names),
             "skipped": [list(item) for item in outputs.skipped],
             "confusion": scores.confusion.tolist(),
+            "merge": config.merge,
             "environment": environment(hardware.device, hardware.precision.reason),
         },
     )

@@ -22,15 +22,16 @@ from vitrail.jobs.explain_kinds import KINDS, Drawing, Kind, Other, Subject, mat
 from vitrail.jobs.explain_page import MOST_PICTURES, Entry, section_of, write_explanations
 from vitrail.jobs.explain_queries import draw_detector, draw_prompt
 from vitrail.jobs.inference import Hardware
+from vitrail.jobs.merging import MergingSettings, with_merging
 from vitrail.jobs.models import open_model
 from vitrail.jobs.progress import say, track
-from vitrail.jobs.settings import Settings, default_out
+from vitrail.jobs.settings import default_out
 from vitrail.models import Backbone, Detr, Sam, VideoTransformer
 from vitrail.weights import Artefact
 
 
 @dataclass(frozen=True, kw_only=True)
-class ExplainConfig(Settings):
+class ExplainConfig(MergingSettings):
     """Maps of what a model looked at: attention, rollout, evidence for a class, patch features, how far heads look.
 
     Writes PNG files and NPZ archives, a folder for every picture, and one HTML page. A detector shows what its queries
@@ -73,7 +74,7 @@ def explain(config: ExplainConfig) -> list[Explanation]:
     Raises:
         VitrailError: a kind, layer, patch or class that this model does not have, or a picture that cannot be read.
     """
-    artefact = open_model(config.model, config.model_overrides(), online=config.online)
+    artefact = with_merging(open_model(config.model, config.model_overrides(), online=config.online), config)
     hardware = Hardware.of(config)
     artefact.model.to(hardware.device).eval()
     out = config.out or default_out("explain", config.source, config.model)
@@ -105,7 +106,7 @@ def _folders(out: Path, paths: list[Path]) -> list[Path]:
 
 
 def _facts(config: ExplainConfig) -> dict[str, object]:
-    named = ("source", "model", "image_size", "layer", "patch", "class_name", "other", "whole", "kinds")
+    named = ("source", "model", "image_size", "layer", "patch", "class_name", "other", "whole", "kinds", "merge")
     return {name: vars(config)[name] for name in named}
 
 

@@ -13,6 +13,7 @@ import torch
 from vitrail.contracts import VitrailError
 from vitrail.data import Preprocess
 from vitrail.models import Model
+from vitrail.nn.merging_block import MergingBlock
 from vitrail.weights import Artefact, create_model, is_artefact, load_pretrained
 
 
@@ -68,8 +69,11 @@ def require_classes(artefact: Artefact, model: str) -> None:
 
 
 def weights_digest(model: Model) -> str:
-    """A short fingerprint of every weight, for caches that must not outlive them."""
+    """A short fingerprint of every weight and of merging, for caches that must not outlive them."""
     digest = hashlib.sha256()
+    for part in model.modules():
+        if isinstance(part, MergingBlock):
+            digest.update(f"merges {part.count}".encode())
     for name, value in sorted(model.state_dict().items()):
         digest.update(name.encode())
         digest.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())

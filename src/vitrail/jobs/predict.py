@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 from vitrail.jobs.detect import predict_detection
 from vitrail.jobs.inference import Hardware, make_ready
+from vitrail.jobs.merging import with_merging
 from vitrail.jobs.models import open_model
 from vitrail.jobs.predict_classes import predict_classes
 from vitrail.jobs.predict_config import PredictConfig
@@ -29,7 +30,7 @@ FORMS: dict[type[Model], Form] = {
 
 def predict(config: PredictConfig) -> Table:
     """Predictions of every picture, in order; a row for each, or for each box or mask. They stay in the file."""
-    artefact = open_model(config.model, config.model_overrides(), online=config.online)
+    artefact = with_merging(open_model(config.model, config.model_overrides(), online=config.online), config)
     form = next((form for kind, form in FORMS.items() if isinstance(artefact.model, kind)), predict_classes)
     model, hardware = make_ready(artefact.model, Hardware.of(config), config.batch_size)
     return form(config, artefact.with_model(model), hardware)

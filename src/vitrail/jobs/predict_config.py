@@ -7,11 +7,11 @@ from pathlib import Path
 
 from tyro.conf import Positional
 
-from vitrail.jobs.settings import Settings
+from vitrail.jobs.merging import MergingSettings
 
 
 @dataclass(frozen=True, kw_only=True)
-class PredictConfig(Settings):
+class PredictConfig(MergingSettings):
     """What a model says of pictures: classes, boxes or masks, by the kind of model. A killed job goes on where it was.
 
     A classifier, or an image-text model with --labels, writes class and confidence of every picture into a table; a

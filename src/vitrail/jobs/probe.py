@@ -19,16 +19,17 @@ from vitrail.jobs.embed import FeaturePool, FeatureVector
 from vitrail.jobs.few_labels import with_few_labels
 from vitrail.jobs.head_start import save_probe
 from vitrail.jobs.inference import Hardware, Outputs, make_ready, run_source
+from vitrail.jobs.merging import MergingSettings, with_merging
 from vitrail.jobs.models import open_model, weights_digest, with_crop
 from vitrail.jobs.progress import say
 from vitrail.jobs.run import command_line, environment, open_run, write_metrics
-from vitrail.jobs.settings import Settings, default_out
+from vitrail.jobs.settings import default_out
 from vitrail.metrics import ClassificationScores, fit_linear_probe, knn_probabilities, score_classifier
 from vitrail.weights import Artefact
 
 
 @dataclass(frozen=True, kw_only=True)
-class ProbeConfig(Settings):
+class ProbeConfig(MergingSettings):
     """Measure frozen features by nearest neighbours and logistic regression. Each picture is encoded once, and kept."""
 
     data: Positional[str]
@@ -70,7 +71,7 @@ def probe(config: ProbeConfig) -> ProbeResult:
     classes = splits.train.classes
     torch.manual_seed(config.seed)
     artefact = open_model(config.model, config.model_overrides(), pretrained=config.pretrained, online=config.online)
-    artefact = with_crop(artefact, config.crop)
+    artefact = with_crop(with_merging(artefact, config), config.crop)
     model, hardware = make_ready(artefact.model, Hardware.of(config), config.batch_size)
     artefact = artefact.with_model(model)
     out = open_run("probe", config, config.out or default_out("probe", config.data, config.model))
@@ -89,6 +90,7 @@ def probe(config: ProbeConfig) -> ProbeResult:
             "linear": {**linear.headline(), "inverse_penalty": fitted.strength},
             "pictures": {"train": len(train.names), "val": len(val.names)},
             "features": train.values.shape[1],
+            "merge": config.merge,
             "seconds": round(time.perf_counter() - started, 1),
             "command": command_line("probe", out),
             "environment": environment(hardware.device, hardware.precision.reason),

@@ -197,7 +197,10 @@ class MultiHeadAttention(Mixer):
 
     def forward(self, tokens: Tokens, context: Context = NO_CONTEXT) -> Float[Tensor, "b n dim"]:
         """Every token's mix of all that it can see."""
-        query, key, value = self.project(tokens, context)
+        return self.join(*self.project(tokens, context), tokens, context)
+
+    def join(self, query: Heads, key: Keys, value: Keys, tokens: Tokens, context: Context) -> Float[Tensor, "b n dim"]:
+        """The heads' answers to what :meth:`project` gave, put together."""
         dropout = self.attention_dropout if self.training else 0.0
         mixed = attend(query, key, value, self.mask(query, tokens, context), dropout)
         return self.dropout(self.proj(mixed.transpose(1, 2).flatten(2)))

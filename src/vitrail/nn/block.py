@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 
 import torch.nn.functional as F
@@ -31,7 +32,29 @@ def _scale(dim: int, layer_scale: float | None) -> nn.Module:
     return nn.Identity() if layer_scale is None else LayerScale(dim, layer_scale)
 
 
-class Block(nn.Module):
+class SelfBlock(nn.Module, ABC):
+    """A block of two steps, between which tokens stand on their own: they are mixed, then mapped each by itself.
+
+    Attributes:
+        attn: mixes tokens.
+    """
+
+    attn: nn.Module
+
+    @abstractmethod
+    def mix(self, tokens: Tokens, mixer: Callable[[Tokens], Tensor]) -> Tokens:
+        """The first step, with :attr:`attn` or another mixer that gives new values of normalised tokens."""
+
+    @abstractmethod
+    def map_each(self, tokens: Tokens) -> Tokens:
+        """The second step."""
+
+    def forward(self, tokens: Tokens, context: Context = NO_CONTEXT) -> Tokens:
+        """The same places, mixed and mapped."""
+        return self.map_each(self.mix(tokens, lambda given: self.attn(given, context)))
+
+
+class Block(SelfBlock):
     """A mixing branch, then an MLP branch.
 
     Args:
@@ -64,17 +87,21 @@ class Block(nn.Module):
         self.ls2 = _scale(dim, layer_scale)
         self.drop_path = DropPath(drop_path)
 
-    def forward(self, tokens: Tokens, context: Context = NO_CONTEXT) -> Tokens:
-        """The same places, mixed."""
+    def mix(self, tokens: Tokens, mixer: Callable[[Tokens], Tensor]) -> Tokens:
+        """The mixing branch."""
 
-        def mix(x: Tensor) -> Tensor:
-            return self.drop_path(self.ls1(self.attn(tokens.with_values(x), context)))
+        def branch(x: Tensor) -> Tensor:
+            return self.drop_path(self.ls1(mixer(tokens.with_values(x))))
 
-        def map_each(x: Tensor) -> Tensor:
+        return tokens.with_values(self.order(tokens.values, self.norm1, branch))
+
+    def map_each(self, tokens: Tokens) -> Tokens:
+        """The MLP's branch."""
+
+        def branch(x: Tensor) -> Tensor:
             return self.drop_path(self.ls2(self.mlp(x)))
 
-        x = self.order(tokens.values, self.norm1, mix)
-        return tokens.with_values(self.order(x, self.norm2, map_each))
+        return tokens.with_values(self.order(tokens.values, self.norm2, branch))
 
 
 class CrossBlock(nn.Module):
@@ -163,10 +190,10 @@ def modulate(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
     return x * (1 + scale) + shift
 
 
-class ParallelBlock(nn.Module):
+class ParallelBlock(SelfBlock):
     """Mixer and MLP side by side on one norm: ``x + mix(norm(x)) + mlp(norm(x))`` (ViT-22B, Dehghani et al. 2023, 2.1).
 
-    Arguments as in :class:`Block`.
+    It is done after the first step. Arguments as in :class:`Block`.
     """
 
     def __init__(
@@ -186,9 +213,13 @@ class ParallelBlock(nn.Module):
         self.ls2 = _scale(dim, layer_scale)
         self.drop_path = DropPath(drop_path)
 
-    def forward(self, tokens: Tokens, context: Context = NO_CONTEXT) -> Tokens:
-        """The same places, mixed."""
+    def mix(self, tokens: Tokens, mixer: Callable[[Tokens], Tensor]) -> Tokens:
+        """Both branches."""
         x = self.norm(tokens.values)
-        mixed = self.drop_path(self.ls1(self.attn(tokens.with_values(x), context)))
+        mixed = self.drop_path(self.ls1(mixer(tokens.with_values(x))))
         mapped = self.drop_path(self.ls2(self.mlp(x)))
         return tokens.with_values(tokens.values + mixed + mapped)
+
+    def map_each(self, tokens: Tokens) -> Tokens:
+        """Nothing is left to do."""
+        return tokens

@@ -31,6 +31,8 @@ class Encoder(nn.ModuleList):
     def taps(self, tokens: Tokens, depths: Sequence[int], context: Context = NO_CONTEXT) -> list[Tokens]:
         """What stands after chosen blocks, in the order asked for; blocks behind the deepest are not run.
 
+        Blocks may merge tokens among themselves: what comes out stands on the grid that came in.
+
         Args:
             tokens: input of the first block.
             depths: block numbers, from 0; negative ones count from the end.
@@ -50,7 +52,7 @@ class Encoder(nn.ModuleList):
             else:
                 tokens = self[index](tokens, context)
             if index in wanted:
-                seen[index] = tokens
+                seen[index] = tokens.unmerged()
         return [seen[depth] for depth in wanted]
 
 

@@ -20,13 +20,17 @@ class Tokens(NamedTuple):
         values: the sequence, ``(B, N, D)``: first ``prefix`` tokens that are no patches, then the patches, row by row.
         grid: the patch grid that the picture was cut into, also when only some of its patches are present.
         prefix: how many leading tokens are no patches (class, distillation, registers).
-        keep: ``(B, K)``, which patches of the grid are present, in the order of ``values``; None for all of them.
+        keep: ``(B, K)``, which patches of the grid are present, in the order of ``values``; None for all of them. Of
+            merged ones it is the patch at whose place their token stands.
+        merged: ``(B, P)``, for every patch of the grid the place among the patch tokens of the one that it has become
+            a part of; None where every token is one patch.
     """
 
     values: Float[Tensor, "b n d"]
     grid: Grid
     prefix: int = 0
     keep: Int[Tensor, "b k"] | None = None
+    merged: Int[Tensor, "b p"] | None = None
 
     @property
     def patches(self) -> Float[Tensor, "b k d"]:
@@ -37,6 +41,36 @@ class Tokens(NamedTuple):
     def prefix_values(self) -> Float[Tensor, "b p d"]:
         """The tokens that are no patches, ``(B, prefix, D)``."""
         return self.values[:, : self.prefix]
+
+    @property
+    def places(self) -> Int[Tensor, "b m"]:
+        """Where in the sequence every token stands that there was before patches were merged, prefix tokens first."""
+        device, batch = self.values.device, len(self.values)
+        if self.merged is None:
+            return torch.arange(self.values.shape[1], device=device).expand(batch, -1)
+        prefix = torch.arange(self.prefix, device=device).expand(batch, -1)
+        return torch.cat([prefix, self.merged + self.prefix], dim=1)
+
+    @property
+    def sizes(self) -> Float[Tensor, "b n"]:
+        """How many tokens each token of the sequence has become of; prefix tokens are one each."""
+        places = self.places
+        counts = torch.zeros(self.values.shape[:2], device=places.device)
+        return counts.scatter_add(1, places, counts.new_ones(places.shape))
+
+    def unmerged(self) -> Tokens:
+        """The whole grid again, with the value of its token at every patch."""
+        if self.merged is None:
+            return self
+        return Tokens(take_patches(self.values, self.places), self.grid, self.prefix)
+
+    def share_out(self, amounts: Float[Tensor, "b *rows n"]) -> Float[Tensor, "b *rows m"]:
+        """What falls to each token, in equal parts on all that it has become of: sums stay what they were."""
+        if self.merged is None:
+            return amounts
+        between = [1] * (amounts.ndim - 2)
+        sizes, places = (facts.unflatten(0, (-1, *between)) for facts in (self.sizes, self.places))
+        return (amounts / sizes).gather(-1, places.expand(*amounts.shape[:-1], -1))
 
     def with_values(self, values: Float[Tensor, "b n d"]) -> Tokens:
         """The same places with other values (of the same length)."""
@@ -52,6 +86,8 @@ class Tokens(NamedTuple):
         Raises:
             ValueError: if some patches were dropped, so that the grid has holes.
         """
+        if self.merged is not None:
+            raise ValueError("a feature map needs every patch: bring merged tokens back with unmerged()")
         if self.keep is not None:
             raise ValueError("a feature map needs every patch: these tokens keep only a part of their grid")
         if self.patches.shape[1] != prod(self.grid):

@@ -2,6 +2,7 @@
 
 from vitrail.speed.cost import Cost, Memory, PartCost, cost, inference_memory, macs, training_memory
 from vitrail.speed.curve import Curve, curve, draw_curves
+from vitrail.speed.merge import merged
 from vitrail.speed.prepare import Prepared, prepare
 
 __all__ = [
@@ -15,6 +16,7 @@ __all__ = [
     "draw_curves",
     "inference_memory",
     "macs",
+    "merged",
     "prepare",
     "training_memory",
 ]
