@@ -7,6 +7,7 @@ from pathlib import Path
 
 from tyro.conf import Positional
 
+from vitrail.jobs.backend import Backend
 from vitrail.jobs.settings import Settings
 
 
@@ -22,6 +23,8 @@ class PredictConfig(Settings):
     """A picture, a folder (searched through) or a glob."""
     model: str
     """Folder of a run or of an artefact, a checkpoint, or the name of published weights."""
+    backend: Backend = "torch"
+    """The library that computes: torch, or (classifiers, image-text models) a graph in openvino or onnxruntime."""
     top: int = 5
     """Classes a picture, most probable first."""
     labels: tuple[str, ...] = ()
