@@ -32,7 +32,7 @@ def user_cache() -> Path:
 
 def cached_graph(
     model: Traceable, facts: Facts, weights: str, run: Callable[[Path], Runner], folder: Path | None = None
-) -> tuple[Path, bool]:
+) -> Path:
     """The ONNX graph of a model, from the cache when it is there whole, else made, checked and kept.
 
     Args:
@@ -41,9 +41,6 @@ def cached_graph(
         weights: digest of its weights.
         run: loads a graph in float32, to check it.
         folder: of the cache; the user's when None.
-
-    Returns:
-        The file, and whether it was made now.
 
     Raises:
         VitrailError: the graph cannot be made or is wrong, or the cache cannot be written.
@@ -54,7 +51,7 @@ def cached_graph(
     file = (folder or user_cache() / "graphs") / f"{key}.onnx"
     seal = file.with_suffix(".sha256")
     if file.is_file() and seal.is_file() and seal.read_text(encoding="utf-8") == file_digest(file):
-        return file, False
+        return file
 
     def accept(made: Path) -> None:
         require_equal(differences(model, run(made), facts.preprocess), f"{facts.family} as a graph")
@@ -68,7 +65,7 @@ def cached_graph(
         temporary.replace(seal)
     except OSError as error:
         raise VitrailError(f"{file}: the cache of graphs cannot be written: {error}; set VITRAIL_CACHE") from error
-    return file, True
+    return file
 
 
 def file_digest(*files: Path) -> str:

@@ -1,4 +1,4 @@
-"""Static 8-bit quantisation after training, by NNCF: weights per channel, activations by what calibration pictures show.
+"""Static 8-bit quantisation after training, by NNCF: weights by channel, activations by what calibration shows.
 
 SmoothQuant (Xiao et al. 2023) moves outliers of the activations into the weights first. What a network reads first and
 says last stays in higher precision; a plan says what else does.
@@ -48,7 +48,6 @@ def _behind_activation(node: Any) -> bool:
 PLANS: tuple[Plan, ...] = (
     Plan("all products", lambda node: False),
     Plan("all products but those behind an activation", _behind_activation),
-    Plan("products with weights but those behind an activation", lambda n: not _has_weights(n) or _behind_activation(n)),
 )
 """From the quickest to the most careful."""
 

@@ -57,7 +57,13 @@ def write_quantised(graph: Any, facts: Facts, report: Mapping[str, Any], folder:
         made.mkdir()
         save_openvino(graph, facts, made / GRAPH)
         digest = file_digest(made / GRAPH, made / "graph.bin")
-        values = {"vitrail": version("vitrail"), "format": FORMAT, "digest": digest, **facts.to_dict(), "report": report}
+        values = {
+            "vitrail": version("vitrail"),
+            "format": FORMAT,
+            "digest": digest,
+            **facts.to_dict(),
+            "report": report,
+        }
         (made / CONFIG).write_text(json.dumps(values, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
         for part in made.iterdir():
             settle(part, part)

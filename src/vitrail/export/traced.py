@@ -6,12 +6,14 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
+from torch._dynamo.exc import Unsupported, UserError
 from torch.export import Dim, ExportedProgram
 
 from vitrail.contracts import VitrailError
 from vitrail.export.facts import Output
 from vitrail.heads.pool import POOLS, PoolName
 from vitrail.models import Backbone, DualEncoder, MaskedAutoencoder, Model
+from vitrail.nn.attention import attention_kernel
 
 Encoder = Backbone | DualEncoder
 
@@ -41,7 +43,11 @@ def outputs_of(model: Encoder) -> tuple[Output, ...]:
         return ("embedding",)
     with torch.inference_mode():
         prefix = model.features(*model.example_inputs(1)).prefix
-    named: list[tuple[Output, bool]] = [("logits", model.num_classes > 0), ("class_token", prefix > 0), ("patch_mean", True)]
+    named: list[tuple[Output, bool]] = [
+        ("logits", model.num_classes > 0),
+        ("class_token", prefix > 0),
+        ("patch_mean", True),
+    ]
     return tuple(name for name, there in named if there)
 
 
@@ -91,8 +97,9 @@ def trace(model: Traceable) -> ExportedProgram:
     """
     images = pictures_for(model.model, 2)
     try:
-        with torch.no_grad():
+        # Plain products: what other libraries know how to fuse, and the one form that every mask goes with.
+        with torch.no_grad(), attention_kernel("plain"):
             return torch.export.export(model, (images,), dynamic_shapes=({0: Dim("batch", min=1)},))
-    except (torch._dynamo.exc.UserError, torch._dynamo.exc.Unsupported, RuntimeError) as error:
+    except (UserError, Unsupported, RuntimeError) as error:
         first = str(error).strip().splitlines()[0]
         raise VitrailError(f"this {type(model.model).__name__} cannot be traced into a graph: {first}") from error

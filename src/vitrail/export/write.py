@@ -80,9 +80,7 @@ FORMATS: dict[GraphFormat, tuple[str, Callable[[Traceable, Facts, Path], None]]]
 """The ending of a format's file, and what writes it."""
 
 
-def write_graph(
-    model: Traceable, facts: Facts, form: GraphFormat, file: Path, accept: Callable[[Path], None]
-) -> None:
+def write_graph(model: Traceable, facts: Facts, form: GraphFormat, file: Path, accept: Callable[[Path], None]) -> None:
     """A graph's file, there only once it is whole and ``accept`` did not raise.
 
     Args:

@@ -48,11 +48,13 @@ class Graph:
     """A model as a loaded graph, with all that a table needs to know of it.
 
     Attributes:
+        file: it was read from.
         facts: classes, preprocessing, outputs.
         runner: computes it.
         key: what its answers depend on, for the fingerprints of unfinished work.
     """
 
+    file: Path
     facts: Facts
     runner: Runner
     key: tuple[object, ...]
@@ -71,6 +73,12 @@ class Graph:
     def bands(self) -> int:
         """Channels in which pictures are read."""
         return 1 if self.facts.preprocess.bands == 1 else 3
+
+    def widths(self) -> list[tuple[Output, int]]:
+        """The outputs with the length of each."""
+        picture = torch.zeros(1, self.preprocess.bands, *self.preprocess.size)
+        values = self.runner(picture, self.facts.outputs)
+        return [(name, one.shape[1]) for name, one in zip(self.facts.outputs, values, strict=True)]
 
     def giving(self, *names: Output) -> Callable[[Tensor], Tensor]:
         """A call that answers with these outputs, side by side.
@@ -105,7 +113,7 @@ def open_graph(config: Settings, backend: Backend) -> Graph:
     stored = read_quantised(config.model)
     runner = OpenVINORunner(stored.graph, config.precision, config.batch_size)
     say(f"{config.model}: 8-bit graph in {runner.choice}")
-    return Graph(stored.facts, runner, (stored.digest, backend, runner.precision))
+    return Graph(stored.graph, stored.facts, runner, (stored.digest, backend, runner.precision))
 
 
 def graph_of(artefact: Artefact, config: Settings, backend: Backend) -> Graph:
@@ -115,14 +123,27 @@ def graph_of(artefact: Artefact, config: Settings, backend: Backend) -> Graph:
         VitrailError: as :func:`open_graph`.
     """
     require_cpu(config)
+    file, facts, digest = make_graph(artefact, backend)
+    runner = load_runner(file, config, backend)
+    say(f"{config.model}: a graph in {runner.choice}")
+    return Graph(file, facts, runner, (digest, backend, runner.precision))
+
+
+def make_graph(artefact: Artefact, backend: Backend) -> tuple[Path, Facts, str]:
+    """The ONNX file of a model in the user's cache, its facts, and the digest of the weights.
+
+    Args:
+        artefact: any whose model makes a graph.
+        backend: the library that checks a new one against torch.
+
+    Raises:
+        VitrailError: it makes none, a package is missing, or the cache cannot be written.
+    """
     model = traceable(artefact.model.cpu().eval())
     outputs = outputs_of(model)
     facts = Facts(type(model).__name__, outputs, artefact.classes, artefact.preprocess)
     digest = weights_digest(artefact.model)
-    file, made = cached_graph(Traceable(model, outputs).eval(), facts, digest, exact_runner(backend))
-    runner = load_runner(file, config, backend)
-    say(f"{config.model}: {'new' if made else 'cached'} graph in {runner.choice}")
-    return Graph(facts, runner, (digest, backend, runner.precision))
+    return cached_graph(Traceable(model, outputs).eval(), facts, digest, exact_runner(backend)), facts, digest
 
 
 def load_runner(file: Path, config: Settings, backend: Backend) -> Runner:

@@ -8,7 +8,7 @@ from typing import TypeVar
 
 import torch
 from jaxtyping import Float, Int
-from torch import Tensor, nn
+from torch import Tensor
 
 from vitrail.contracts import Batch, VitrailError
 from vitrail.data import Loader, Preprocess, Source, TrainTransform
@@ -154,6 +154,6 @@ def gather_outputs(results: Sequence[tuple[Batch, Tensor]], loader: Loader) -> O
     )
 
 
-def classifier(model: nn.Module) -> Callable[[Tensor], Tensor]:
+def classifier(model: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
     """Class probabilities of a model that gives logits."""
     return lambda images: model(images).float().softmax(dim=-1)
