@@ -25,7 +25,9 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Any:
 def test_tables_are_the_same_with_each_backend(backend: Any, trained: Path, photos: Path, tmp_path: Path) -> None:
     both: dict[str, list[dict[str, Any]]] = {}
     for name in ("torch", backend):
-        config = PredictConfig(source=str(photos), model=str(trained), backend=name, out=tmp_path / f"{name}.csv", **HERE)
+        config = PredictConfig(
+            source=str(photos), model=str(trained), backend=name, out=tmp_path / f"{name}.csv", **HERE
+        )
         both[name] = predict(config)
     for one, other in zip(both["torch"], both[backend], strict=True):
         assert [one[key] for key in ("name", "label", "top_labels")] == [

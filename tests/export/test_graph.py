@@ -36,7 +36,7 @@ def test_graphs_of_many_families_say_what_their_models_say() -> None:
 
 @pytest.mark.parametrize("name", ["detr_resnet50", "sam_vit_base_patch16", "dit_small_patch2_256"])
 def test_kinds_that_make_no_graph_are_named(name: str) -> None:
-    with pytest.raises(VitrailError, match="does not become a graph.*--backend torch"):
+    with pytest.raises(VitrailError, match=r"does not become a graph.*--backend torch"):
         traceable(build(config_of(name, TINY[name])))
 
 
@@ -81,13 +81,20 @@ def test_a_graph_that_is_not_accepted_leaves_nothing(tmp_path: Path, monkeypatch
 
 def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    with pytest.raises(VitrailError, match="graph.onnx: cannot be written"), scratch_beside(tmp_path / "file/graph.onnx"):
+    with (
+        pytest.raises(VitrailError, match=r"graph\.onnx: cannot be written"),
+        scratch_beside(tmp_path / "file/graph.onnx"),
+    ):
         pass
 
 
 @pytest.mark.parametrize(
     ("module", "extra", "verb"),
-    [("openvino", "openvino", "openvino"), ("onnxruntime", "export", "onnxruntime"), ("onnxscript", "export", "openvino")],
+    [
+        ("openvino", "openvino", "openvino"),
+        ("onnxruntime", "export", "onnxruntime"),
+        ("onnxscript", "export", "openvino"),
+    ],
 )
 def test_a_missing_package_is_named_with_its_extra(
     module: str, extra: str, verb: str, photos: Path, trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -1,4 +1,7 @@
-"""Models as graphs that other libraries run: ONNX and OpenVINO, checked against torch, and int8."""
+"""Models as graphs that other libraries run: ONNX and OpenVINO, checked against torch, and 8 bits.
+
+A room of its own, beside ``weights`` and ``speed``: it needs models, pools and preprocessing, and no room on its floor.
+"""
 
 from vitrail.export.cache import cached_graph, user_cache
 from vitrail.export.check import TOLERANCE, Difference, differences, require_equal

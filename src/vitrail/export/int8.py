@@ -1,7 +1,8 @@
 """Static 8-bit quantisation after training, by NNCF: weights by channel, activations by what calibration shows.
 
 SmoothQuant (Xiao et al. 2023) moves outliers of the activations into the weights first. What a network reads first and
-says last stays in higher precision; a plan says what else does.
+says last stays in higher precision (8 bits in the patch projection alone double the error of DINOv2 ViT-S); a plan says
+what else does.
 """
 
 from __future__ import annotations
@@ -80,14 +81,10 @@ def quantise_graph(graph: Path, pictures: Float[Tensor, "n c h w"], plan: Plan) 
 
 
 def kept_nodes(model: Any, plan: Plan) -> list[str]:
-    """Names of the nodes that are not quantised: convolutions that read the picture, the classifier, the plan's."""
+    """Names of the nodes that are not quantised: the convolution that reads the picture, the classifier, the plan's."""
     nodes = model.get_ordered_ops()
-    first = [one for one in nodes if one.get_type_name() == "Convolution" and _reads_pictures(one)]
+    first = [one for one in nodes if one.get_type_name() == "Convolution"][:1]
     products = [one for one in nodes if one.get_type_name() == "MatMul"]
     last = [products[-1]] if "logits" in model.outputs[0].names and products else []
     names = {node.get_friendly_name() for node in (*first, *last, *filter(plan.keeps, products))}
     return sorted(names)
-
-
-def _reads_pictures(convolution: Any) -> bool:
-    return convolution.input_value(0).get_node().get_type_name() == "Parameter"
