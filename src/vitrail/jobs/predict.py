@@ -36,7 +36,9 @@ def predict(config: PredictConfig) -> list[Row]:
     elif is_quantised(config.model):
         return predict_classes_by_graph(config, open_graph(config, config.backend))
     artefact = open_model(config.model, config.model_overrides(), online=config.online)
-    if config.backend != "torch" and not isinstance(artefact.model, DualEncoder):
+    if config.backend != "torch":
+        if isinstance(artefact.model, DualEncoder):
+            return predict_zero_shot(config, artefact, Hardware.of(config))
         return predict_classes_by_graph(config, graph_of(artefact, config, config.backend))
     form = next((form for kind, form in FORMS.items() if isinstance(artefact.model, kind)), predict_classes)
     model, hardware = make_ready(artefact.model, Hardware.of(config), config.batch_size)
