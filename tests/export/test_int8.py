@@ -35,7 +35,7 @@ def reader(tmp_path_factory: pytest.TempPathFactory) -> str:
             image_size=8,
             patch_size=2,
             model_options=("depth=2", "embed_dim=48", "num_heads=3", "in_channels=1"),
-            epochs=8,
+            epochs=30,
             batch_size=64,
             lr=3e-3,
             crop=1.0,
