@@ -21,22 +21,26 @@ from vitrail.jobs import (
     EmbedConfig,
     EvaluateConfig,
     ExplainConfig,
+    ExportConfig,
     ListConfig,
     PlanConfig,
     PredictConfig,
     PretrainConfig,
     ProbeConfig,
+    QuantiseConfig,
     TrainConfig,
     advise,
     convert,
     embed,
     evaluate,
     explain,
+    export,
     listing,
     plan,
     predict,
     pretrain,
     probe,
+    quantise,
     train,
 )
 from vitrail.jobs.settings import read_config
@@ -66,6 +70,8 @@ VERBS: dict[str, Verb] = {
     "advise": Verb(AdviseConfig, advise),
     "list": Verb(ListConfig, lambda config: listing(config, recipe_summaries())),
     "convert": Verb(ConvertConfig, convert),
+    "export": Verb(ExportConfig, export),
+    "quantise": Verb(QuantiseConfig, quantise),
 }
 
 USAGE = """usage: vitrail VERB …
@@ -82,6 +88,8 @@ USAGE = """usage: vitrail VERB …
   advise     a model and a recipe for a task, with the reasons
   list       models, weights, data sets and recipes by name
   convert    a checkpoint from one library's format to another's
+  export     a model as an ONNX or OpenVINO graph, checked to say the same
+  quantise   a model in 8 bits for OpenVINO, calibrated on your pictures and kept only if it holds
 
 vitrail VERB --help shows the options of a verb. Every option can also stand in a YAML file: --config FILE;
 train, pretrain and probe know recipes by name: --recipe NAME (vitrail list recipes)."""

@@ -5,6 +5,7 @@ from vitrail.jobs.convert import ConvertConfig, convert
 from vitrail.jobs.embed import EmbedConfig, embed
 from vitrail.jobs.evaluate import EvaluateConfig, EvaluateResult, evaluate
 from vitrail.jobs.explain import ExplainConfig, Explanation, explain
+from vitrail.jobs.export import ExportConfig, export
 from vitrail.jobs.listing import ListConfig, listing
 from vitrail.jobs.plan import PlanConfig, plan
 from vitrail.jobs.predict import predict
@@ -12,6 +13,7 @@ from vitrail.jobs.predict_config import PredictConfig
 from vitrail.jobs.pretrain import PretrainResult, pretrain
 from vitrail.jobs.pretrain_config import PretrainConfig
 from vitrail.jobs.probe import ProbeConfig, ProbeResult, probe
+from vitrail.jobs.quantise import QuantiseConfig, quantise
 from vitrail.jobs.train import TrainResult, train
 from vitrail.jobs.train_config import TrainConfig
 
@@ -24,6 +26,7 @@ __all__ = [
     "EvaluateResult",
     "ExplainConfig",
     "Explanation",
+    "ExportConfig",
     "ListConfig",
     "PlanConfig",
     "PredictConfig",
@@ -31,6 +34,7 @@ __all__ = [
     "PretrainResult",
     "ProbeConfig",
     "ProbeResult",
+    "QuantiseConfig",
     "TrainConfig",
     "TrainResult",
     "advise",
@@ -38,10 +42,12 @@ __all__ = [
     "embed",
     "evaluate",
     "explain",
+    "export",
     "listing",
     "plan",
     "predict",
     "pretrain",
     "probe",
+    "quantise",
     "train",
 ]

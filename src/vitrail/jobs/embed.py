@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -10,11 +11,12 @@ from jaxtyping import Float
 from torch import Tensor
 from tyro.conf import Positional
 
-from vitrail.data import FileSource, SubsetSource, list_pictures
+from vitrail.data import FileSource, Preprocess, SubsetSource, list_pictures
 from vitrail.heads.pool import POOLS
+from vitrail.jobs.backend import POOLED, BackendSettings, open_graph, refuse_quantised
 from vitrail.jobs.bulk import fingerprint, run_in_parts
 from vitrail.jobs.inference import Hardware, make_ready, run_source
-from vitrail.jobs.merging import MergingSettings, with_merging
+from vitrail.jobs.merging import with_merging
 from vitrail.jobs.models import open_model, weights_digest
 from vitrail.jobs.progress import say
 from vitrail.jobs.settings import default_out
@@ -25,7 +27,7 @@ FeaturePool = Literal["class", "mean", "class_mean"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class EmbedConfig(MergingSettings):
+class EmbedConfig(BackendSettings):
     """A feature vector of every picture, into a CSV, JSONL or Parquet file. A killed job goes on where it was."""
 
     source: Positional[str]
@@ -50,6 +52,35 @@ class FeatureVector:
         return self.pool(self.model.features(images))
 
 
+@dataclass(frozen=True)
+class Encoder:
+    """Pictures to vectors, whichever library computes them.
+
+    Attributes:
+        call: ``(B, C, H, W)`` normalised pictures to one row each.
+        preprocess: from a picture to what ``call`` takes.
+        hardware: where ``call`` runs.
+        key: what the vectors depend on besides preprocessing, pool and pictures.
+    """
+
+    call: Callable[[Tensor], Tensor]
+    preprocess: Preprocess
+    hardware: Hardware
+    key: Sequence[object]
+
+
+def open_encoder(config: EmbedConfig) -> Encoder:
+    """The model that a config names, ready to encode pictures."""
+    if config.backend != "torch":
+        graph = open_graph(config, config.backend)
+        return Encoder(graph.giving(*POOLED[config.pool]), graph.preprocess, graph.hardware, graph.key)
+    refuse_quantised(config.model)
+    artefact = with_merging(open_model(config.model, config.model_overrides(), online=config.online), config)
+    backbone, hardware = make_ready(artefact.backbone, Hardware.of(config), config.batch_size)
+    key = (weights_digest(artefact.model), hardware.form)
+    return Encoder(FeatureVector(backbone, config.pool), artefact.preprocess, hardware, key)
+
+
 def embed(config: EmbedConfig) -> Table:
     """The embedding of every picture, in order: name and vector.
 
@@ -58,14 +89,12 @@ def embed(config: EmbedConfig) -> Table:
     """
     out = config.out or default_out("embed", config.source, config.model) / "embeddings.parquet"
     check_table_name(out)
-    artefact = with_merging(open_model(config.model, config.model_overrides(), online=config.online), config)
-    source = FileSource(list_pictures(config.source), 1 if artefact.model.in_channels == 1 else 3, config.source)
-    backbone, hardware = make_ready(artefact.backbone, Hardware.of(config), config.batch_size)
-    call = FeatureVector(backbone, config.pool)
+    encoder = open_encoder(config)
+    source = FileSource(list_pictures(config.source), 1 if encoder.preprocess.bands == 1 else 3, config.source)
 
     def work(part: range) -> list[Row]:
         chosen = SubsetSource(source, list(part))
-        outputs = run_source(call, chosen, artefact.preprocess, config, hardware, "embed")
+        outputs = run_source(encoder.call, chosen, encoder.preprocess, config, encoder.hardware, "embed")
         for name, reason in outputs.skipped:
             say(f"skipped {name}: {reason}")
         return [
@@ -73,7 +102,7 @@ def embed(config: EmbedConfig) -> Table:
             for name, vector in zip(outputs.names, outputs.values.numpy(), strict=True)
         ]
 
-    key = fingerprint(weights_digest(artefact.model), artefact.preprocess, hardware.form, config.pool)
+    key = fingerprint(*encoder.key, encoder.preprocess, config.pool)
     rows = run_in_parts([source.name(i) for i in range(len(source))], key, work, out)
     say(f"{len(rows)} pictures, {len(rows[0]['embedding']) if rows else 0} numbers each → {out}")
     return rows

@@ -46,9 +46,13 @@ class Hardware:
         return self.precision.name if self.prepared is None else self.prepared.form
 
     def rows(self, call: Callable[[Tensor], Tensor], images: Tensor) -> Tensor:
-        """One row for each picture, in the precision and from as many at once as is quickest; call it without grad."""
+        """One row for each picture, in the precision and from as many at once as is quickest; call it without grad.
+
+        Args:
+            call: ``(B, C, H, W)`` normalised pictures to one row each.
+            images: such pictures, on the device.
+        """
         with self.precision.autocast(self.device):
-            images = images.to(self.device, non_blocking=True)
             return call(images) if self.prepared is None else self.prepared.rows(call, images)
 
 
@@ -166,6 +170,6 @@ class Gathering:
         )
 
 
-def classifier(model: nn.Module) -> Callable[[Tensor], Tensor]:
+def classifier(model: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
     """Class probabilities of a model that gives logits."""
     return lambda images: model(images).float().softmax(dim=-1)

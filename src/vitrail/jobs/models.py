@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -62,7 +62,12 @@ def with_crop(artefact: Artefact, crop: float | None) -> Artefact:
 
 def require_classes(artefact: Artefact, model: str) -> None:
     """Refuse a model that cannot name what it sees."""
-    if not artefact.classes:
+    require_named(artefact.classes, model)
+
+
+def require_named(classes: Sequence[str], model: str) -> None:
+    """Refuse to answer without names of classes."""
+    if not classes:
         raise VitrailError(
             f"{model} has no classes of its own: train it first (vitrail train), or use embed, probe or explain"
         )

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from vitrail.export import is_quantised
+from vitrail.jobs.backend import graph_of, open_graph, refuse_quantised
 from vitrail.jobs.detect import predict_detection
 from vitrail.jobs.inference import Hardware, make_ready
 from vitrail.jobs.merging import with_merging
 from vitrail.jobs.models import open_model
-from vitrail.jobs.predict_classes import predict_classes
+from vitrail.jobs.predict_classes import predict_classes, predict_classes_by_graph
 from vitrail.jobs.predict_config import PredictConfig
 from vitrail.jobs.segment import predict_segmentation
 from vitrail.jobs.tables import Table
@@ -30,7 +32,15 @@ FORMS: dict[type[Model], Form] = {
 
 def predict(config: PredictConfig) -> Table:
     """Predictions of every picture, in order; a row for each, or for each box or mask. They stay in the file."""
+    if config.backend == "torch":
+        refuse_quantised(config.model)
+    elif is_quantised(config.model):
+        return predict_classes_by_graph(config, open_graph(config, config.backend))
     artefact = with_merging(open_model(config.model, config.model_overrides(), online=config.online), config)
+    if config.backend != "torch":
+        if isinstance(artefact.model, DualEncoder):
+            return predict_zero_shot(config, artefact, Hardware.of(config))
+        return predict_classes_by_graph(config, graph_of(artefact, config, config.backend))
     form = next((form for kind, form in FORMS.items() if isinstance(artefact.model, kind)), predict_classes)
     model, hardware = make_ready(artefact.model, Hardware.of(config), config.batch_size)
     return form(config, artefact.with_model(model), hardware)

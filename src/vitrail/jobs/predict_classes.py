@@ -9,12 +9,13 @@ from pathlib import Path
 from torch import Tensor
 
 from vitrail.contracts import VitrailError
-from vitrail.data import FileSource, SubsetSource, list_pictures, read_picture
+from vitrail.data import FileSource, Preprocess, SubsetSource, list_pictures, read_picture
 from vitrail.explain.bars import label_bars
 from vitrail.explain.figures import save
+from vitrail.jobs.backend import Graph
 from vitrail.jobs.bulk import fingerprint, run_in_parts
 from vitrail.jobs.inference import Hardware, classifier, run_source
-from vitrail.jobs.models import require_classes, weights_digest
+from vitrail.jobs.models import require_classes, require_named, weights_digest
 from vitrail.jobs.predict_config import PredictConfig
 from vitrail.jobs.progress import say
 from vitrail.jobs.settings import default_out
@@ -29,33 +30,54 @@ class Answers:
     Attributes:
         call: ``(B, C, H, W)`` normalised pictures to a probability for each class.
         classes: their names, in that order.
-        key: what the answers depend on besides the model and the pictures.
+        preprocess: from a picture to what ``call`` takes.
+        hardware: where ``call`` runs.
+        key: what the answers depend on besides preprocessing and pictures.
     """
 
     call: Callable[[Tensor], Tensor]
     classes: Sequence[str]
-    key: Sequence[object] = ()
+    preprocess: Preprocess
+    hardware: Hardware
+    key: Sequence[object]
+
+    @property
+    def bands(self) -> int:
+        """Channels in which pictures are read."""
+        return 1 if self.preprocess.bands == 1 else 3
 
 
 def predict_classes(config: PredictConfig, artefact: Artefact, hardware: Hardware) -> Table:
     """Predictions of every picture, in order: name, label, confidence, and the ``top`` classes with theirs."""
     require_classes(artefact, config.model)
-    return write_answers(config, artefact, hardware, Answers(classifier(artefact.model), artefact.classes))
+    key = (weights_digest(artefact.model), hardware.form)
+    call = classifier(artefact.model)
+    return write_answers(config, Answers(call, artefact.classes, artefact.preprocess, hardware, key))
 
 
-def write_answers(config: PredictConfig, artefact: Artefact, hardware: Hardware, answers: Answers) -> Table:
+def predict_classes_by_graph(config: PredictConfig, graph: Graph) -> Table:
+    """The same table, computed by another library.
+
+    Raises:
+        VitrailError: the graph has no classes.
+    """
+    require_named(graph.facts.classes, config.model)
+    call = classifier(graph.giving("logits"))
+    return write_answers(config, Answers(call, graph.facts.classes, graph.preprocess, graph.hardware, graph.key))
+
+
+def write_answers(config: PredictConfig, answers: Answers) -> Table:
     """The table of every picture's most probable classes; pictures with the answer drawn where ``config.draw`` says."""
     if config.top < 1:
         raise VitrailError(f"top must be at least 1, not {config.top}")
     out = config.out or default_out("predict", config.source, config.model) / "predictions.csv"
     check_table_name(out)
-    bands = 1 if artefact.model.in_channels == 1 else 3
-    source = FileSource(list_pictures(config.source), bands, config.source)
+    source = FileSource(list_pictures(config.source), answers.bands, config.source)
     top = min(config.top, len(answers.classes))
 
     def work(part: range) -> list[Row]:
         chosen = SubsetSource(source, list(part))
-        outputs = run_source(answers.call, chosen, artefact.preprocess, config, hardware, "predict")
+        outputs = run_source(answers.call, chosen, answers.preprocess, config, answers.hardware, "predict")
         for name, reason in outputs.skipped:
             say(f"skipped {name}: {reason}")
         confidences, numbers = outputs.values.topk(top, dim=1)
@@ -70,10 +92,10 @@ def write_answers(config: PredictConfig, artefact: Artefact, hardware: Hardware,
             for name, row, sure in zip(outputs.names, numbers.tolist(), confidences.tolist(), strict=True)
         ]
 
-    facts = (weights_digest(artefact.model), artefact.preprocess, hardware.form, config.top)
-    rows = run_in_parts([source.name(i) for i in range(len(source))], fingerprint(*facts, *answers.key), work, out)
+    key = fingerprint(answers.preprocess, config.top, *answers.key)
+    rows = run_in_parts([source.name(i) for i in range(len(source))], key, work, out)
     if config.draw is not None:
-        draw_answers(rows, config.draw, bands)
+        draw_answers(rows, config.draw, answers.bands)
     say(f"{len(rows)} pictures → {out}")
     return rows
 

@@ -7,11 +7,11 @@ from pathlib import Path
 
 from tyro.conf import Positional
 
-from vitrail.jobs.merging import MergingSettings
+from vitrail.jobs.backend import BackendSettings
 
 
 @dataclass(frozen=True, kw_only=True)
-class PredictConfig(MergingSettings):
+class PredictConfig(BackendSettings):
     """What a model says of pictures: classes, boxes or masks, by the kind of model. A killed job goes on where it was.
 
     A classifier, or an image-text model with --labels, writes class and confidence of every picture into a table; a

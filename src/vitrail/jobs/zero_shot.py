@@ -12,7 +12,9 @@ from torch import Tensor
 
 from vitrail.contracts import VitrailError
 from vitrail.data import TextTokenizer
+from vitrail.jobs.backend import graph_of
 from vitrail.jobs.inference import Hardware
+from vitrail.jobs.models import weights_digest
 from vitrail.jobs.predict_classes import Answers, write_answers
 from vitrail.jobs.predict_config import PredictConfig
 from vitrail.jobs.tables import Table
@@ -35,13 +37,17 @@ def predict_zero_shot(config: PredictConfig, artefact: Artefact, hardware: Hardw
             f"{config.model} sorts pictures among words: give them with --labels, at least two: --labels cat dog"
         )
     classes = embed_classes(model, tokenize, config.labels, config.template, hardware, config.batch_size)
+    embed_images, key = model.embed_images, (weights_digest(model), hardware.form)
+    if config.backend != "torch":
+        graph = graph_of(artefact, config, config.backend)
+        embed_images, key, hardware = graph.giving("embedding"), graph.key, graph.hardware
 
     def call(images: Tensor) -> Tensor:
-        embedded = F.normalize(model.embed_images(images).float(), dim=-1)
+        embedded = F.normalize(embed_images(images).float(), dim=-1)
         return model.probabilities(model.logits(embedded, classes))
 
-    key = (*config.labels, *config.template, *sorted(artefact.files.items()))
-    return write_answers(config, artefact, hardware, Answers(call, config.labels, key))
+    key = (*key, *config.labels, *config.template, *sorted(artefact.files.items()))
+    return write_answers(config, Answers(call, config.labels, artefact.preprocess, hardware, key))
 
 
 def tokenizer_of(artefact: Artefact, model: DualEncoder) -> TextTokenizer:

@@ -155,7 +155,7 @@ class Detr(Model[DetrConfig]):
     def decode(self, memory: Memory, depths: Sequence[int]) -> list[Float[Tensor, "b q d"]]:
         """The queries after chosen decoder blocks, each through the final norm."""
         # Not a view: PyTorch's hooks (those that count operations, say) stumble over views of parameters.
-        positions = self.query_embed.repeat(len(memory.tokens.values), 1, 1)
+        positions = self.query_embed.repeat(memory.tokens.values.shape[0], 1, 1)
         queries = Tokens(torch.zeros_like(positions), grid=(self.config.num_queries,))
         taps = self.decoder.taps(queries, depths, Context(positions=positions, memory=memory))
         return [self.norm(tap.values) for tap in taps]

@@ -155,7 +155,7 @@ class Plain(Backbone[PlainT]):
         if keep is not None:
             values = take_patches(values, keep)
         tokens = Tokens(values, tokens.grid, keep=keep)
-        prefix = self._prefix(positions, len(values))
+        prefix = self._prefix(positions, values.shape[0])
         if prefix is not None:
             tokens = tokens.prepend(prefix)
         return tokens.with_values(self.norm_pre(self.pos_drop(tokens.values)))

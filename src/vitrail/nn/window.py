@@ -73,10 +73,10 @@ class WindowMixer(Mixer):
             raise ValueError("windows need every patch of the grid and no other tokens")
         windows, mask = cut.split(tokens.values), cut.mask(tokens.values.device)
         if chosen is not None:
-            windows = windows.unflatten(0, (len(tokens.values), -1))[:, chosen].flatten(0, 1)
+            windows = windows.unflatten(0, (tokens.values.shape[0], -1))[:, chosen].flatten(0, 1)
             mask = None if mask is None else mask[chosen]
         if mask is not None:
-            mask = mask.repeat(len(tokens.values), 1, 1).unsqueeze(1)
+            mask = mask.repeat(tokens.values.shape[0], 1, 1).unsqueeze(1)
         return Tokens(windows, self.window), context._replace(mask=mask)
 
     def extra_repr(self) -> str:

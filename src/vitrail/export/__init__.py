@@ -1,0 +1,44 @@
+"""Models as graphs that other libraries run: ONNX and OpenVINO, checked against torch, and 8 bits.
+
+A room of its own, beside ``weights`` and ``speed``: it needs models, pools and preprocessing, and no room on its floor.
+"""
+
+from vitrail.export.cache import cached_graph, user_cache
+from vitrail.export.check import TOLERANCE, Difference, differences, require_equal
+from vitrail.export.facts import Facts, Output
+from vitrail.export.int8 import PLANS, Plan, quantise_graph
+from vitrail.export.needs import need
+from vitrail.export.quantised import Quantised, is_quantised, read_quantised, require_free, write_quantised
+from vitrail.export.runners import OnnxRunner, OpenVINORunner, Runner
+from vitrail.export.traced import Traceable, outputs_of, trace, traceable
+from vitrail.export.write import FORMATS, GraphFormat, write_graph
+
+__all__ = [
+    "FORMATS",
+    "PLANS",
+    "TOLERANCE",
+    "Difference",
+    "Facts",
+    "GraphFormat",
+    "OnnxRunner",
+    "OpenVINORunner",
+    "Output",
+    "Plan",
+    "Quantised",
+    "Runner",
+    "Traceable",
+    "cached_graph",
+    "differences",
+    "is_quantised",
+    "need",
+    "outputs_of",
+    "quantise_graph",
+    "read_quantised",
+    "require_equal",
+    "require_free",
+    "trace",
+    "traceable",
+    "user_cache",
+    "write_graph",
+    "write_quantised",
+]
