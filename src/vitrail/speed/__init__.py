@@ -1,20 +1,20 @@
-"""What a model costs (parameters, arithmetic, memory), and how it is asked most quickly."""
-
-from vitrail.speed.cost import Cost, Memory, PartCost, cost, inference_memory, macs, training_memory
-from vitrail.speed.curve import Curve, curve, draw_curves
-from vitrail.speed.prepare import Prepared, prepare
+"""What a model costs before it is run, parameters, arithmetic, memory, time; and the quickest way to run it."""
 
 __all__ = [
     "Cost",
     "Curve",
     "Memory",
     "PartCost",
+    "PredictedTime",
     "Prepared",
+    "Rates",
+    "calibrate",
     "cost",
     "curve",
     "draw_curves",
     "inference_memory",
     "macs",
+    "predict_time",
     "prepare",
     "training_memory",
 ]
