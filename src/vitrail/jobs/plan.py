@@ -38,7 +38,7 @@ class PlanConfig:
     precision: Literal["fp32", "bf16"] = "fp32"
     """bf16: inference with cast weights, training under autocast."""
     time: bool = False
-    """Predict pictures per second on this machine's processor too, from half a second's calibration."""
+    """Predict pictures per second on this machine's processor too, from a short calibration."""
     json: Path | None = None
     """Write the whole account into this file."""
     plot: Path | None = None
