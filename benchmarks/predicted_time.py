@@ -15,7 +15,6 @@ from rich.console import Console
 from rich.table import Table
 from timing import interleaved
 
-from vitrail.engine import choose_precision
 from vitrail.models import build, config_of
 from vitrail.speed import calibrate, predict_time
 from vitrail.speed.bench import machine
@@ -38,8 +37,6 @@ def main() -> None:
     parser.add_argument("--only", default="", help="cases whose name holds this")
     given = parser.parse_args()
     keep_freed_memory()
-    cpu = torch.device("cpu")
-    autocast = partial(choose_precision(given.precision, cpu).autocast, cpu)
 
     def forward(model: torch.nn.Module, inputs: tuple[torch.Tensor, ...]) -> None:
         with torch.inference_mode():
@@ -50,8 +47,7 @@ def main() -> None:
     for name, (model_name, side, batch) in CASES.items():
         if given.only in name:
             config = config_of(model_name, {"img_size": side})
-            model = build(config).eval()
-            model = model.to(torch.bfloat16 if given.precision == "bf16" else torch.float32)
+            model = build(config).eval().to(torch.bfloat16 if given.precision == "bf16" else torch.float32)
             runs[name] = partial(forward, model, model.example_inputs(batch))
             expected[name] = predict_time(config, rates, name, None, batch, given.precision).inference
     seconds = interleaved(runs, given.rounds)

@@ -16,6 +16,8 @@ from pathlib import Path
 
 from cases import CASES, Case
 
+from vitrail.cli import parse
+from vitrail.jobs.bench import command_of
 from vitrail.speed.bench import Comparison
 from vitrail.speed.bench.show import COLUMNS, cells
 
@@ -30,8 +32,12 @@ def measured(case: Case) -> list[Comparison]:
     if not file.is_file():
         return []
     found = [Comparison.from_dict(values) for values in json.loads(file.read_text())["comparisons"]]
-    asked = ["vitrail", "bench", *case.words]
-    return found if all(sorted(one.command.split()) == sorted(asked) for one in found) else []
+    return found if all(one.command == command(case) for one in found) else []
+
+
+def command(case: Case) -> str:
+    """That measures a case."""
+    return command_of(parse("bench", case.words))
 
 
 def measure(case: Case) -> bool:
@@ -58,7 +64,7 @@ def section(case: Case) -> str:
         parts.append(f"![{case.question}](benchmarks/{case.name}.png)")
     else:
         parts.append("**Not measured yet.**")
-    return "\n\n".join([*parts, f"    vitrail bench {' '.join(case.words)}"])
+    return "\n\n".join([*parts, f"    {command(case)}"])
 
 
 def main() -> None:

@@ -151,7 +151,7 @@ def _compare(
             missing.append(Missing(name, without[one.weights]))
         else:
             contestants[name] = Maker(one.tasks[case.task], its_case)
-    title = _title(model, case)
+    title = _title(" ".join((model, *config.model_options)), case)
     say(title)
     report = interleave(contestants, config.rounds, config.turn, config.timeout, case.threads, say)
     if OURS in report.failed:
@@ -159,7 +159,7 @@ def _compare(
     missing += [Missing(name, reason) for name, reason in report.failed.items()]
     return Comparison(
         title=title,
-        rows=compare(report, _truth(config, case)),
+        rows=compare(report, _truth(config, case, report)),
         missing=tuple(missing),
         versions=_versions(report),
         threads=case.threads,
@@ -169,10 +169,12 @@ def _compare(
     )
 
 
-def _truth(config: BenchConfig, case: Case) -> Answer | None:
+def _truth(config: BenchConfig, case: Case, report: Report) -> Answer | None:
     """The float32 answer: in training, Vitrail's own gradient."""
     if case.task == "input":
         return None
+    if case.task != "inference" and case.precision == "fp32":
+        return report.finished[OURS].answer
     function = "ours:reference" if case.task == "inference" else VITRAIL.tasks[case.task]
     return answer(Maker(function, replace(case, precision="fp32")), config.timeout, case.threads)
 

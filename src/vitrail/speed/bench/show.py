@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -14,6 +15,8 @@ from vitrail.contracts import VitrailError
 from vitrail.speed.bench.comparison import Comparison, Row
 
 FIRST, OTHERS = "#1f5fa8", "#b9b4a8"
+TITLE = 88
+"""Characters of a line of a panel's title."""
 COLUMNS = ("", "pictures/s", "ms a call", "takes", "error", "memory", "how")
 
 
@@ -92,5 +95,5 @@ def _bars(axes: Axes, comparison: Comparison) -> None:
     axes.tick_params(axis="x", labelsize=7)
     axes.tick_params(axis="y", length=0)
     axes.set_xlabel("pictures/s", fontsize=7)
-    axes.set_title(comparison.title, fontsize=9, loc="left")
+    axes.set_title(textwrap.fill(comparison.title, TITLE), fontsize=9, loc="left")
     axes.spines[["top", "right", "left"]].set_visible(False)
