@@ -1,4 +1,9 @@
-"""What a model costs before it is run, parameters, arithmetic, memory, time; and the quickest way to run it."""
+"""What a model costs (parameters, arithmetic, memory, time), and how it is asked most quickly."""
+
+from vitrail.speed.cost import Cost, Memory, PartCost, cost, inference_memory, macs, training_memory
+from vitrail.speed.curve import Curve, curve, draw_curves
+from vitrail.speed.predict_time import PredictedTime, Rates, calibrate, predict_time
+from vitrail.speed.prepare import Prepared, prepare
 
 __all__ = [
     "Cost",

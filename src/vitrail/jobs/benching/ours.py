@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-from functools import partial
 from typing import Any
 
 import torch
@@ -24,18 +23,18 @@ from vitrail.models import Backbone, MaskedAutoencoder
 from vitrail.nn.attention import attention_kernel
 from vitrail.speed.bench.work import Work
 from vitrail.speed.malloc import keep_freed_memory
+from vitrail.speed.prepare import prepare
 
 VERSIONS = {"vitrail": vitrail.__version__, "torch": torch.__version__}
 STEPS = Progress(0, 1, 0, 1)
 
 
 def inference(case: Case) -> Work:
-    """As ``vitrail predict`` and ``embed``: under autocast, with the attention that is quickest here."""
+    """As ``vitrail predict`` and ``embed``: prepared for this machine."""
     keep_freed_memory()
     model = case.ours().eval()
-    precision = Precision(case.precision, "as asked")
-    autocast = partial(precision.autocast, torch.device("cpu"))
-    return forward_work(model, case.images(), _number(case), VERSIONS, autocast)
+    prepared = prepare(model, torch.device("cpu"), case.precision, case.batch_size)
+    return forward_work(prepared, case.images(), prepared.form, VERSIONS)
 
 
 def reference(case: Case) -> Work:

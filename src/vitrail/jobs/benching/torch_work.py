@@ -98,7 +98,7 @@ class AttentionInEffect(TorchDispatchMode):
         """Run the operator and note it."""
         name = str(func)
         self.fused += name.startswith(("aten._scaled_dot_product_flash", "aten._scaled_dot_product_efficient"))
-        self.softmax += name.startswith("aten._softmax.")
+        self.softmax += name.startswith(("aten._softmax.", "aten.softmax."))
         return func(*args, **(kwargs or {}))
 
     def __str__(self) -> str:
