@@ -1,118 +1,120 @@
-"""``vitrail embed`` over a folder of JPEGs beside the pure rate of its model, and beside a plain Transformers script.
+"""`vitrail embed` over a folder of JPEGs beside a plain Transformers script doing the same, and the model alone.
 
-Run: python benchmarks/embed_folder.py [--pictures 2000] [--workers 0 1 2] [--without-transformers]
+Run: python benchmarks/embed_folder.py [--count 2000] [--rounds 1] [--model vit_small_patch14_dinov2]
 
-DINOv2 ViT-S/14 at 224 with random weights, the same in both; files of 500×375 cut from sample photographs, all of them
-different. The pure rate is that of batches which lie in memory ready for the model. The Transformers script is
-embed_plain.py: its model and its image processor in a loop, as their documentation shows it.
+The pictures are seeded crops of scikit-learn's photographs, 500x375. Both scripts are processes of their own; start-up
+(importing, loading) is measured on two pictures and told apart. The model's own rate is that of batches that are there
+already, as `vitrail bench` times it. Weights are random, the same for both.
 """
 
 from __future__ import annotations
 
 import argparse
-import platform
+import json
+import statistics
+import subprocess
+import sys
+import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 import numpy as np
 import torch
-from embed_plain import embed_plain
-from PIL import Image
 from rich.console import Console
 from rich.table import Table
-from skimage import data as samples
-from sklearn.datasets import load_sample_images
 
-import vitrail
-from vitrail.data import FileSource, Preprocess, list_pictures
-from vitrail.jobs import EmbedConfig, embed
-from vitrail.jobs.embed import FeatureVector
-from vitrail.jobs.inference import Hardware, plain_loader
-from vitrail.jobs.models import open_model
-from vitrail.speed.malloc import keep_freed_memory
-from vitrail.weights import Artefact, convert
+from vitrail.engine import choose_precision
+from vitrail.jobs.benching.case import Case, lay_out
+from vitrail.jobs.benching.contestants import VITRAIL, Maker
+from vitrail.jobs.benching.photographs import write_photographs
+from vitrail.jobs.options import named_values
+from vitrail.speed.bench import interleave, machine
+from vitrail.speed.bench.comparison import relative_error
+from vitrail.speed.bench.machine import cores
 
-MODEL = "vit_small_patch14_dinov2"
 BATCH = 32
+SIDE = 224
+FEW = 2
+Command = Callable[[Path, Path], list[str]]
 
 
-def write_pictures(folder: Path, count: int) -> None:
-    """Cuts of photographs as JPEG files of 500×375."""
-    rng = np.random.default_rng(0)
-    photographs = [Image.fromarray(pixels) for pixels in (samples.coffee(), *load_sample_images().images)]
-    for number in range(count):
-        picture = photographs[number % len(photographs)]
-        left, top = (int(rng.integers(0, side // 4)) for side in picture.size)
-        box = (left, top, left + picture.width * 3 // 4, top + picture.height * 3 // 4)
-        picture.resize((500, 375), Image.Resampling.BICUBIC, box).save(folder / f"{number:06d}.jpg", quality=90)
+def commands(weights: Path) -> dict[str, Command]:
+    """From a folder and a file to what is run."""
+    script = Path(__file__).with_name("embed_transformers.py")
+    return {
+        "vitrail embed": lambda folder, out: [
+            *(sys.executable, "-m", "vitrail", "embed", str(folder), "--model", str(weights / "vitrail")),
+            *("--batch-size", str(BATCH), "--out", f"{out}.jsonl"),
+        ],
+        "Transformers": lambda folder, out: [
+            *(sys.executable, str(script), str(folder), str(weights / "transformers"), f"{out}.npy"),
+            *("--batch-size", str(BATCH)),
+        ],
+    }
 
 
-def save_model(folder: Path) -> None:
-    """One set of random weights in both formats, for 224."""
-    torch.manual_seed(0)
-    model = vitrail.create_model(MODEL, img_size=224)
-    Artefact(model, (), Preprocess(size=(224, 224))).save_pretrained(folder / "vitrail")
-    convert(folder / "vitrail", folder / "transformers", to="transformers")
+def seconds_of(command: list[str]) -> float:
+    """By the clock, of a process from its start to its end."""
+    started = time.perf_counter()
+    subprocess.run(command, check=True, capture_output=True)
+    return time.perf_counter() - started
 
 
-def pure(folder: Path, pictures: Path) -> Callable[[], int]:
-    """The model alone, on the first batches of the folder, over and over."""
-    config = EmbedConfig(source=str(pictures), model=str(folder / "vitrail"), workers=0)
-    artefact, hardware = open_model(config.model), Hardware.of(config)
-    call = FeatureVector(artefact.backbone.eval(), config.pool)
-    paths = list_pictures(pictures)
-    loader = plain_loader(FileSource(paths[: 4 * BATCH]), artefact.preprocess, config, hardware.device)
-    ready = [batch.to(hardware.device).images for batch in loader.epoch(0)]
-
-    def run() -> int:
-        done = 0
-        with torch.inference_mode(), hardware.precision.autocast(hardware.device):
-            while done < len(paths):
-                images = ready[done // BATCH % len(ready)][: len(paths) - done]
-                call(images)
-                done += len(images)
-        return done
-
-    return run
+def model_rate(weights: Path, rounds: int) -> float:
+    """Pictures per second of the model alone."""
+    precision = choose_precision("auto", torch.device("cpu")).name
+    case = Case(weights, "inference", BATCH, (SIDE, SIDE), 0, precision, cores())
+    report = interleave({"model": Maker(VITRAIL.tasks["inference"], case)}, max(3, rounds), 2.0)
+    if report.failed:
+        sys.exit(report.failed["model"])
+    return BATCH / statistics.median(report.finished["model"].seconds)
 
 
-def ours(folder: Path, pictures: Path, workers: int) -> Callable[[], int]:
-    """The verb as it is used, opening the model and writing the table included."""
-    config = EmbedConfig(
-        source=str(pictures), model=str(folder / "vitrail"), workers=workers, out=folder / f"{workers}.parquet"
-    )
-    return lambda: len(embed(config))
+def difference(out: Path) -> float:
+    """Of the two sets of vectors."""
+    lines = out.with_name("vitrail embed.jsonl").read_text().splitlines()
+    ours = np.array([json.loads(line)["embedding"] for line in lines], dtype=np.float32)
+    return relative_error(ours, np.load(out.with_name("Transformers.npy")))
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--pictures", type=int, default=2000)
-    parser.add_argument("--workers", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--without-transformers", action="store_true")
-    options = parser.parse_args()
-    keep_freed_memory()
-    table = Table("who", "seconds", "pictures/s", "of the pure rate")
-    with TemporaryDirectory() as name:
-        folder, pictures = Path(name), Path(name) / "pictures"
-        pictures.mkdir()
-        write_pictures(pictures, options.pictures)
-        save_model(folder)
-        runs = {"the model alone": pure(folder, pictures)}
-        runs |= {f"vitrail embed --workers {count}": ours(folder, pictures, count) for count in options.workers}
-        if not options.without_transformers:
-            runs["a Transformers script"] = lambda: embed_plain(folder / "transformers", pictures, BATCH)
-        rate = 0.0
-        for who, run in runs.items():
-            if not rate:
-                run()
-            started = time.perf_counter()
-            found = run()
-            seconds = time.perf_counter() - started
-            rate = rate or found / seconds
-            table.add_row(who, f"{seconds:.1f}", f"{found / seconds:.1f}", f"{100 * found / seconds / rate:.0f} %")
-    Console().print(table, f"{options.pictures} files, {torch.get_num_threads()} threads, {platform.platform()}")
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--count", type=int, default=2000)
+    parser.add_argument("--rounds", type=int, default=1)
+    parser.add_argument("--model", default="vit_small_patch14_dinov2")
+    parser.add_argument("--options", nargs="*", default=[], help="fields of the architecture, as depth=2")
+    given = parser.parse_args()
+    with tempfile.TemporaryDirectory(prefix="vitrail-embed-") as scratch:
+        home = Path(scratch)
+        write_photographs(home / "all", given.count)
+        write_photographs(home / "few", FEW)
+        (home / "weights").mkdir()
+        options = named_values(given.options, "model option")
+        _, without = lay_out(given.model, options, (SIDE, SIDE), {"transformers"}, home / "weights")
+        if without:
+            sys.exit(without["transformers"])
+        runs = commands(home / "weights")
+        seconds: dict[str, list[float]] = {name: [] for name in runs}
+        starts: dict[str, list[float]] = {name: [] for name in runs}
+        for turn in range(given.rounds):
+            for name, command in runs.items():
+                starts[name].append(seconds_of(command(home / "few", home / f"few {turn} {name}")))
+                (home / f"{name}.jsonl").unlink(missing_ok=True)
+                seconds[name].append(seconds_of(command(home / "all", home / name)))
+        pure = model_rate(home / "weights", given.rounds)
+        apart = difference(home / "any")
+    table = Table("", "seconds", "of them starting", "pictures/s once started", "of the model alone", box=None)
+    for name in runs:
+        took, start = statistics.median(seconds[name]), statistics.median(starts[name])
+        rate = (given.count - FEW) / max(1e-9, took - start)
+        table.add_row(name, f"{took:.1f}", f"{start:.1f}", f"{rate:.1f}", f"{rate / pure:.2f}")
+    table.add_row("the model alone", "", "", f"{pure:.1f}", "1")
+    ratio = statistics.median(seconds["Transformers"]) / statistics.median(seconds["vitrail embed"])
+    console = Console(soft_wrap=True)
+    console.print(table)
+    console.print(f"{given.count} pictures: Transformers takes {ratio:.2f}x as long; vectors differ by {apart:.1e}")
+    console.print(machine())
 
 
 if __name__ == "__main__":

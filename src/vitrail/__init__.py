@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from vitrail.data import Preprocess
     from vitrail.explain import record
     from vitrail.jobs import (
+        BenchConfig,
         ConvertConfig,
         EmbedConfig,
         EvaluateConfig,
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
         PretrainConfig,
         ProbeConfig,
         TrainConfig,
+        bench,
         convert,
         embed,
         evaluate,
@@ -46,6 +48,7 @@ _HOMES = {
     "VitrailError": "contracts",
     "Preprocess": "data",
     "record": "explain",
+    "BenchConfig": "jobs",
     "ConvertConfig": "jobs",
     "EmbedConfig": "jobs",
     "EvaluateConfig": "jobs",
@@ -55,6 +58,7 @@ _HOMES = {
     "PretrainConfig": "jobs",
     "ProbeConfig": "jobs",
     "TrainConfig": "jobs",
+    "bench": "jobs",
     "convert": "jobs",
     "embed": "jobs",
     "evaluate": "jobs",
@@ -76,6 +80,7 @@ _HOMES = {
 __all__ = [
     "Artefact",
     "Backbone",
+    "BenchConfig",
     "ConvertConfig",
     "EmbedConfig",
     "EvaluateConfig",
@@ -90,6 +95,7 @@ __all__ = [
     "ViTConfig",
     "VisionTransformer",
     "VitrailError",
+    "bench",
     "convert",
     "create_model",
     "embed",

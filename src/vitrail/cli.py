@@ -17,6 +17,7 @@ from vitrail.contracts import VitrailError
 from vitrail.engine import Interrupted, close
 from vitrail.jobs import (
     AdviseConfig,
+    BenchConfig,
     ConvertConfig,
     EmbedConfig,
     EvaluateConfig,
@@ -30,6 +31,7 @@ from vitrail.jobs import (
     QuantiseConfig,
     TrainConfig,
     advise,
+    bench,
     convert,
     embed,
     evaluate,
@@ -68,6 +70,7 @@ VERBS: dict[str, Verb] = {
     "explore": Verb(ExploreConfig, explore),
     "plan": Verb(PlanConfig, plan),
     "advise": Verb(AdviseConfig, advise),
+    "bench": Verb(BenchConfig, bench),
     "list": Verb(ListConfig, lambda config: listing(config, recipe_summaries())),
     "convert": Verb(ConvertConfig, convert),
     "export": Verb(ExportConfig, export),
@@ -86,6 +89,7 @@ USAGE = """usage: vitrail VERB …
   explore    a local page on which they follow the mouse
   plan       parameters, multiply-adds and memory of models, before anything is run
   advise     a model and a recipe for a task, with the reasons
+  bench      Vitrail's speed beside other libraries, on the same model and weights
   list       models, weights, data sets and recipes by name
   convert    a checkpoint from one library's format to another's
   export     a model as an ONNX or OpenVINO graph, checked to say the same

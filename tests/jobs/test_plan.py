@@ -28,3 +28,13 @@ def test_wrong_questions_are_answered_with_what_there_is(tmp_path: Path) -> None
         plan(PlanConfig(models=("vit_tiny_patch16_224",), batch_size=0))
     with pytest.raises(VitrailError, match="at least one model"):
         plan(PlanConfig(models=()))
+
+
+def test_the_time_is_predicted_when_asked_for(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = tmp_path / "plan.json"
+    plan(PlanConfig(models=("vit_tiny_patch16_224", "vit_small_patch16_224"), time=True, json=file))
+    shown = capsys.readouterr().out
+    assert shown.count("inference ≈") == 2 and "on this machine's processor" in shown
+    tiny, small = json.loads(file.read_text())["times"]
+    assert 0 < tiny["inference"] < small["inference"] < small["training"]
+    assert tiny["rates"] == small["rates"]

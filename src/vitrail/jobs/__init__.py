@@ -1,6 +1,7 @@
 """The verbs as functions: each takes one config and gives a result."""
 
 from vitrail.jobs.advise import Advice, AdviseConfig, advise
+from vitrail.jobs.bench import BenchConfig, bench
 from vitrail.jobs.convert import ConvertConfig, convert
 from vitrail.jobs.embed import EmbedConfig, embed
 from vitrail.jobs.evaluate import EvaluateConfig, EvaluateResult, evaluate
@@ -20,6 +21,7 @@ from vitrail.jobs.train_config import TrainConfig
 __all__ = [
     "Advice",
     "AdviseConfig",
+    "BenchConfig",
     "ConvertConfig",
     "EmbedConfig",
     "EvaluateConfig",
@@ -38,6 +40,7 @@ __all__ = [
     "TrainConfig",
     "TrainResult",
     "advise",
+    "bench",
     "convert",
     "embed",
     "evaluate",

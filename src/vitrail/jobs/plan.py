@@ -16,14 +16,14 @@ from vitrail.jobs.progress import say
 from vitrail.jobs.settings import ImageSize
 from vitrail.models import config_of
 from vitrail.nn.embed import as_pair
-from vitrail.speed import Cost, Curve, cost, curve, draw_curves
+from vitrail.speed import Cost, Curve, PredictedTime, calibrate, cost, curve, draw_curves, predict_time
 
 SIDES = (224, 336, 448, 672, 896, 1344)
 
 
 @dataclass(frozen=True, kw_only=True)
 class PlanConfig:
-    """Parameters, multiply-adds and memory of models, computed from their architecture; nothing is run or downloaded.
+    """Parameters, multiply-adds and memory of models, computed from their architecture; no model is run or downloaded.
 
     Multiply-adds count matrix products, convolutions and attention's two products (one picture, forward). Memory is
     the highest point of a pass over a batch: weights, activations, and in training gradients and AdamW's moments.
@@ -37,6 +37,8 @@ class PlanConfig:
     """Pictures at once."""
     precision: Literal["fp32", "bf16"] = "fp32"
     """bf16: inference with cast weights, training under autocast."""
+    time: bool = False
+    """Predict pictures per second on this machine's processor too, from a short calibration."""
     json: Path | None = None
     """Write the whole account into this file."""
     plot: Path | None = None
@@ -57,14 +59,24 @@ def plan(config: PlanConfig) -> list[Cost]:
         raise VitrailError(f"batch_size must be at least 1, not {config.batch_size}")
     size = None if config.image_size is None else as_pair(config.image_size)
     accounts = [cost(config_of(name), name, size, config.batch_size, config.precision) for name in config.models]
-    for account in accounts:
+    times: list[PredictedTime] = []
+    if config.time:
+        rates = calibrate(config.precision)
+        times = [
+            predict_time(config_of(name), rates, name, size, config.batch_size, config.precision)
+            for name in config.models
+        ]
+    for number, account in enumerate(accounts):
         _show(account)
+        for predicted in times[number : number + 1]:
+            _show_time(predicted)
     curves: list[Curve] = []
     if config.plot is not None:
         curves = [curve(name, config_of(name), config.sides, config.precision) for name in config.models]
         say(f"cost against resolution → {draw_curves(curves, config.plot)}")
     if config.json is not None:
-        _write(config.json, {"models": [a.to_dict() for a in accounts], "curves": [asdict(c) for c in curves]})
+        content: dict[str, Any] = {"models": [a.to_dict() for a in accounts], "curves": [asdict(c) for c in curves]}
+        _write(config.json, content | ({"times": [asdict(one) for one in times]} if times else {}))
     return accounts
 
 
@@ -96,6 +108,14 @@ def _show(account: Cost) -> None:
     ):
         memory.add_row(title, _mebi(row.weights), _mebi(row.working), _mebi(row.optimiser), _mebi(row.total))
     console.print(memory)
+
+
+def _show_time(predicted: PredictedTime) -> None:
+    rates = predicted.rates
+    Console(soft_wrap=True).print(
+        f"inference ≈ {predicted.inference_rate:,.1f} pictures/s, training ≈ {predicted.training_rate:,.1f} pictures/s "
+        f"on this machine's processor ({rates.flops / 1e12:.2f} TFLOP/s, {rates.bytes / 1e9:.0f} GB/s)"
+    )
 
 
 def _mebi(count: int) -> str:

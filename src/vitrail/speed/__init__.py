@@ -1,8 +1,9 @@
-"""What a model costs (parameters, arithmetic, memory), and how it is asked most quickly."""
+"""What a model costs (parameters, arithmetic, memory, time), and how it is asked most quickly."""
 
 from vitrail.speed.cost import Cost, Memory, PartCost, cost, inference_memory, macs, training_memory
 from vitrail.speed.curve import Curve, curve, draw_curves
 from vitrail.speed.merge import merged
+from vitrail.speed.predict_time import PredictedTime, Rates, calibrate, predict_time
 from vitrail.speed.prepare import Prepared, prepare
 
 __all__ = [
@@ -10,13 +11,17 @@ __all__ = [
     "Curve",
     "Memory",
     "PartCost",
+    "PredictedTime",
     "Prepared",
+    "Rates",
+    "calibrate",
     "cost",
     "curve",
     "draw_curves",
     "inference_memory",
     "macs",
     "merged",
+    "predict_time",
     "prepare",
     "training_memory",
 ]

@@ -127,7 +127,7 @@ def cost(
     Raises:
         VitrailError: a size that the model does not take.
     """
-    shape = _Shape(config, img_size, batch, precision)
+    shape = Shape(config, img_size, batch, precision)
     counted = parameters_by_part(shape.abstract)
     arithmetic = _macs_by_part(shape)
     fused, waiting = _training(shape, "fused")
@@ -150,7 +150,7 @@ def cost(
 
 def macs(config: ModelConfig, img_size: tuple[int, int] | None = None) -> int:
     """Multiply-adds of one picture's forward pass."""
-    return sum(_macs_by_part(_Shape(config, img_size, 1, "fp32")).values())
+    return sum(_macs_by_part(Shape(config, img_size, 1, "fp32")).values())
 
 
 def inference_memory(
@@ -161,7 +161,7 @@ def inference_memory(
     kernel: Kernel = "fused",
 ) -> Memory:
     """Bytes of a forward pass at its highest point."""
-    return _inference(_Shape(config, img_size, batch, precision), kernel)
+    return _inference(Shape(config, img_size, batch, precision), kernel)
 
 
 def training_memory(
@@ -172,7 +172,7 @@ def training_memory(
     kernel: Kernel = "fused",
 ) -> Memory:
     """Bytes of a training step with AdamW at its highest point."""
-    return _training(_Shape(config, img_size, batch, precision), kernel)[0]
+    return _training(Shape(config, img_size, batch, precision), kernel)[0]
 
 
 @contextmanager
@@ -191,8 +191,8 @@ def checkpointed(model: nn.Module) -> Iterator[None]:
 # ---------------------------------------------------------------------- pretended runs
 
 
-class _Shape:
-    """A model without weights, and how it is to be run."""
+class Shape:
+    """A model without weights, and how it is to be run: the arguments are those of :func:`cost`."""
 
     def __init__(self, config: ModelConfig, img_size: tuple[int, int] | None, batch: int, precision: Precision) -> None:
         with torch.device("meta"):
@@ -208,7 +208,7 @@ class _Shape:
             yield model, model.example_inputs(self.batch, self.img_size)
 
 
-def _macs_by_part(shape: _Shape) -> Counter[str]:
+def _macs_by_part(shape: Shape) -> Counter[str]:
     counts: Counter[str] = Counter()
     with shape.pretend(torch.float32) as (model, inputs), torch.no_grad(), attention_kernel("fused"):
         names = {_path(path): part for path, part in _part_by_path(model).items()}
@@ -252,7 +252,7 @@ def _attention_flops(
 _ATTENTION = {torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: _attention_flops}
 
 
-def _inference(shape: _Shape, kernel: Kernel) -> Memory:
+def _inference(shape: Shape, kernel: Kernel) -> Memory:
     dtype = torch.bfloat16 if shape.precision == "bf16" else torch.float32
     with shape.pretend(dtype) as (model, inputs), torch.no_grad(), attention_kernel(kernel):
         weights = _bytes(list(model.parameters()) + list(model.buffers()))
@@ -263,7 +263,7 @@ def _inference(shape: _Shape, kernel: Kernel) -> Memory:
 
 
 def _training(
-    shape: _Shape, kernel: Kernel, around: Callable[[nn.Module], Any] | None = None
+    shape: Shape, kernel: Kernel, around: Callable[[nn.Module], Any] | None = None
 ) -> tuple[Memory, Counter[str]]:
     with shape.pretend(torch.float32) as (model, inputs), attention_kernel(kernel):
         learned = [p for p in model.parameters() if p.requires_grad]
