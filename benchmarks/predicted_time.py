@@ -1,4 +1,4 @@
-"""What `vitrail plan --time` predicts beside what is measured, in one process.
+"""What `vitrail plan --time` predicts beside what the prepared model takes, in one process.
 
 Run: python benchmarks/predicted_time.py [--precision bf16] [--rounds 3] [--only ViT-S]
 
@@ -16,7 +16,7 @@ from rich.table import Table
 from timing import interleaved
 
 from vitrail.models import build, config_of
-from vitrail.speed import calibrate, predict_time
+from vitrail.speed import calibrate, predict_time, prepare
 from vitrail.speed.bench import machine
 from vitrail.speed.malloc import keep_freed_memory
 
@@ -38,17 +38,14 @@ def main() -> None:
     given = parser.parse_args()
     keep_freed_memory()
 
-    def forward(model: torch.nn.Module, inputs: tuple[torch.Tensor, ...]) -> None:
-        with torch.inference_mode():
-            model(*inputs)
-
     rates = calibrate(given.precision)
     runs, expected = {}, {}
     for name, (model_name, side, batch) in CASES.items():
         if given.only in name:
             config = config_of(model_name, {"img_size": side})
-            model = build(config).eval().to(torch.bfloat16 if given.precision == "bf16" else torch.float32)
-            runs[name] = partial(forward, model, model.example_inputs(batch))
+            model = build(config)
+            prepared = prepare(model, torch.device("cpu"), given.precision, batch)
+            runs[name] = partial(prepared, *model.example_inputs(batch))
             expected[name] = predict_time(config, rates, name, None, batch, given.precision).inference
     seconds = interleaved(runs, given.rounds)
     table = Table("model, batch", "predicted, ms", "measured, ms", "predicted / measured", box=None)

@@ -5,7 +5,6 @@ Source: Bolya et al. 2023, "Token Merging: Your ViT But Faster".
 
 from __future__ import annotations
 
-import copy
 from typing import TypeVar
 
 from torch import nn
@@ -16,6 +15,7 @@ from vitrail.nn.attention import MultiHeadAttention
 from vitrail.nn.block import SelfBlock
 from vitrail.nn.encoder import Encoder
 from vitrail.nn.merging_block import MergingBlock, ProportionalAttention
+from vitrail.speed.twin import twin
 
 ModelT = TypeVar("ModelT", bound=Model)
 
@@ -39,10 +39,10 @@ def merged(model: ModelT, count: int) -> ModelT:
     if count == 0:
         return model
     _tower_of(model)
-    twin = _sharing_copy(model)
-    tower = _tower_of(twin)
+    other = twin(model)
+    tower = _tower_of(other)
     tower.blocks = Encoder([_merging(block, count) for block in tower.blocks])
-    return twin
+    return other
 
 
 def _tower_of(model: Model) -> Plain:
@@ -65,12 +65,6 @@ def _tower_of(model: Model) -> Plain:
             "table in every layer"
         )
     return tower
-
-
-def _sharing_copy(model: ModelT) -> ModelT:
-    """Modules of its own, and everybody's tensors."""
-    tensors = [*model.parameters(), *model.buffers()]
-    return copy.deepcopy(model, {id(tensor): tensor for tensor in tensors})
 
 
 def _merging(block: nn.Module, count: int) -> MergingBlock:

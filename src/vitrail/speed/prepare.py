@@ -6,7 +6,6 @@ for bit; in bf16 they are as near to float32 as those of autocast.
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -24,6 +23,7 @@ from vitrail.nn.mlp import Mlp, SwiGLU
 from vitrail.nn.residual import LayerScale
 from vitrail.speed.malloc import freed_memory_is_kept
 from vitrail.speed.packed import Folded, PackedLinear, missing_operators, post_operation
+from vitrail.speed.twin import twin
 
 M = TypeVar("M", bound=nn.Module)
 
@@ -98,21 +98,21 @@ def prepare(
     bf16, why = (precision == "bf16", "") if precision != "auto" else bf16_pays(device)
     said = f"{'bf16' if bf16 else 'fp32'} on {device.type}" + (f" ({why})" if why else "")
     if not bf16:
-        return Prepared(_twin(model), device, "fp32", f"{said}, layers as they are")
+        return Prepared(twin(model).eval(), device, "fp32", f"{said}, layers as they are")
     gain, refusal = _gain_of_packing(device)
     if refusal:
-        return Prepared(_twin(model), device, "bf16", f"{said}, autocast alone: {refusal}")
-    twin = _twin(model)
-    packed, left = pack(twin)
+        return Prepared(twin(model).eval(), device, "bf16", f"{said}, autocast alone: {refusal}")
+    ready = twin(model).eval()
+    packed, left = pack(ready)
     if not packed:
-        return Prepared(twin, device, "bf16", f"{said}, autocast alone: there are no linear layers to pack")
+        return Prepared(ready, device, "bf16", f"{said}, autocast alone: there are no linear layers to pack")
     at_once = None if freed_memory_is_kept() else AT_ONCE
     said += f", {packed} linear layers packed (a product is {gain:.2f} times as quick)"
     said += f", {left} left to autocast" if left else ""
     side = _side(model)
     if at_once is not None and batch_size * side > at_once:
         said += f", {max(1, at_once // side)} pictures at once"
-    return Prepared(twin, device, "bf16 packed", said, at_once)
+    return Prepared(ready, device, "bf16 packed", said, at_once)
 
 
 def pack(model: nn.Module) -> tuple[int, int]:
@@ -163,12 +163,6 @@ def _last_layer(branch: nn.Module) -> str | None:
 def _is_packable(layer: nn.Module) -> TypeGuard[nn.Linear | KeylessLinear]:
     # Exactly these classes: a subclass (an adapter's, say) adds something of its own to what the matrix gives.
     return type(layer) in (nn.Linear, KeylessLinear) and next(layer.parameters()).dtype == torch.float32
-
-
-def _twin(model: M) -> M:
-    """Modules of their own around the same parameters, in evaluation mode."""
-    shared = {id(tensor): tensor for tensor in (*model.parameters(), *model.buffers())}
-    return copy.deepcopy(model, shared).eval()
 
 
 def _gain_of_packing(device: torch.device) -> tuple[float, str]:

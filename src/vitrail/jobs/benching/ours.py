@@ -85,7 +85,7 @@ def visible(case: Case, model: MaskedAutoencoder) -> Tensor:
 
 
 def reading(case: Case) -> Work:
-    """Training crops as the loader of ``vitrail train`` makes them: random crop, mirror image, normalised."""
+    """Training crops as ``vitrail train`` makes them: random crop, mirror image, and normalised as the step does it."""
     augment = Augment(randaugment=None, erasing=0.0)
     loader = Loader(
         FileSource(list_pictures(case.folder)),
@@ -94,7 +94,9 @@ def reading(case: Case) -> Work:
         cache=False,
     )
     batches = itertools.chain.from_iterable(loader.epoch(epoch) for epoch in itertools.count())
-    return Work(lambda: next(batches).images, case.batch_size, None, lambda: "bicubic", VERSIONS)
+    return Work(
+        lambda: next(batches).to(torch.device("cpu")).images, case.batch_size, None, lambda: "bicubic", VERSIONS
+    )
 
 
 def _step(case: Case, method: Method, batch: Batch) -> Work:
