@@ -11,6 +11,7 @@ import pytest
 import torch
 from torch import nn
 
+from vitrail import machine
 from vitrail.contracts import Batch, Progress, VitrailError
 from vitrail.engine import Interrupted
 

@@ -51,9 +51,10 @@ def test_recipes_with_several_views_make_a_method_and_samples_for_it(name: str):
     start = Start(model, preprocess, config.augment())
     assert entry.build(start, options).roles()
     sample = entry.transform(start, options)(torch.zeros(model.in_channels, 40, 40, dtype=torch.uint8))
-    assert not isinstance(sample, torch.Tensor)
-    sides = (*sample["local_views"].shape[-2:], *sample["images"].shape[-2:])
-    assert sample["images"].shape[1:] == model.img_size and not any(side % model.patch_size[0] for side in sides)
+    assert isinstance(sample, dict)
+    local, whole = (sample[key].finished() for key in ("local_views", "images"))
+    sides = (*local.shape[-2:], *whole.shape[-2:])
+    assert whole.shape[1:] == model.img_size and not any(side % model.patch_size[0] for side in sides)
 
 
 def test_the_plain_recipe_differs_from_the_long_one_in_the_recipe_alone():

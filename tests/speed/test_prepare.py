@@ -207,6 +207,7 @@ def test_large_batches_are_worked_on_in_parts(monkeypatch: pytest.MonkeyPatch) -
     assert isinstance(model, Backbone)
     (images,) = inputs_of(model, 5)
     monkeypatch.setattr(module, "AT_ONCE", 2 * 32 * 32)
+    monkeypatch.setattr(module, "freed_memory_is_kept", lambda: False)
     whole = prepare(model, CPU, "bf16", 5)
     assert "2 pictures at once" in whole.choice
     seen: list[int] = []

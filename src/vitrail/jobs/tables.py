@@ -151,8 +151,8 @@ def check_table_name(path: Path) -> None:
 class Table(Sequence[Row]):
     """Rows that lie in a file. Going through them reads it anew; what has been read is not kept.
 
-    Vectors come back as lists. A row by its number is found by reading up to it: for anything but a look at a few, go
-    through all, or open the file with pandas or pyarrow.
+    Equal to any sequence of the same rows. Vectors come back as lists. A row by its number is found by reading up to
+    it: for anything but a look at a few, go through all, or open the file with pandas or pyarrow.
 
     Attributes:
         path: of the file.
@@ -180,6 +180,13 @@ class Table(Sequence[Row]):
             found = {place: row for place, row in enumerate(self) if place in wanted}
             return [found[place] for place in places]
         return next(islice(self, places, None))
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Sequence):
+            return NotImplemented
+        return len(self) == len(other) and all(one == another for one, another in zip(self, other, strict=True))
+
+    __hash__ = None  # type: ignore[assignment]  # as of any sequence that is compared by what it holds
 
 
 def write_table(parts: Parts, path: Path) -> Table:
