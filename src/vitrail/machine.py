@@ -83,9 +83,16 @@ def describe(device: torch.device) -> str:
     return f"{name} · torch {torch.__version__} · {torch.get_num_threads()} threads"
 
 
+def user_cache() -> Path:
+    """``$VITRAIL_CACHE``, or ``vitrail`` in ``$XDG_CACHE_HOME``, or ``~/.cache/vitrail``."""
+    if own := os.environ.get("VITRAIL_CACHE"):
+        return Path(own)
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "vitrail"
+
+
 def cache_file() -> Path:
-    """``machine.json`` in ``$XDG_CACHE_HOME/vitrail``, by default ``~/.cache/vitrail``."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "vitrail" / "machine.json"
+    """``machine.json`` in the user's cache."""
+    return user_cache() / "machine.json"
 
 
 def _product_times(device: torch.device) -> list[float]:

@@ -3,7 +3,7 @@
 A room of its own, beside ``weights`` and ``speed``: it needs models, pools and preprocessing, and no room on its floor.
 """
 
-from vitrail.export.cache import cached_graph, user_cache
+from vitrail.export.cache import cached_graph
 from vitrail.export.check import TOLERANCE, Difference, differences, require_equal
 from vitrail.export.facts import Facts, Output
 from vitrail.export.int8 import PLANS, Plan, quantise_graph
@@ -38,7 +38,6 @@ __all__ = [
     "require_free",
     "trace",
     "traceable",
-    "user_cache",
     "write_graph",
     "write_quantised",
 ]

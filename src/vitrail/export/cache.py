@@ -18,16 +18,10 @@ from vitrail.export.needs import need
 from vitrail.export.runners import Runner
 from vitrail.export.traced import Traceable
 from vitrail.export.write import OPSET, write_graph
+from vitrail.machine import user_cache
 
 LAYOUT = 1
 """Raised when graphs are written otherwise than before."""
-
-
-def user_cache() -> Path:
-    """``$VITRAIL_CACHE``, or ``vitrail`` in ``$XDG_CACHE_HOME``, or ``~/.cache/vitrail``."""
-    if own := os.environ.get("VITRAIL_CACHE"):
-        return Path(own)
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "vitrail"
 
 
 def cached_graph(
