@@ -88,7 +88,7 @@ def test_bf16_is_as_near_to_float32_as_autocast(name: str) -> None:
     ready = prepare(model, CPU, "bf16", 2)
     plain = error(under_autocast(model, *inputs), exact)
     # Rounding of so few numbers is a matter of luck: a quarter more is within it; models of full size are measured in
-    # benchmarks/prepare.py.
+    # docs/benchmarks.md.
     assert error(ready(*inputs), exact) <= max(1.25 * plain, 0.012), ready.choice
 
 
