@@ -12,6 +12,9 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 
+PRELOAD = ["torch", "vitrail.methods", "vitrail.models"]
+"""Imported once by the server that the processes are forked from."""
+
 
 def run_ranks(work: Callable[[int, int], Any], out: Path, ranks: int = 2) -> list[Any]:
     """What ``work(rank, ranks)`` returned in each process.
@@ -22,7 +25,9 @@ def run_ranks(work: Callable[[int, int], Any], out: Path, ranks: int = 2) -> lis
         ranks: how many processes.
     """
     out.mkdir(parents=True, exist_ok=True)
-    mp.start_processes(_enter, (work, str(out), ranks), nprocs=ranks, start_method="fork")
+    # Not forked from here: the libraries that other tests have loaded by now may have threads, and not survive that.
+    mp.get_context("forkserver").set_forkserver_preload(PRELOAD)
+    mp.start_processes(_enter, (work, str(out), ranks), nprocs=ranks, start_method="forkserver")
     return [torch.load(out / f"{rank}.pt", weights_only=False) for rank in range(ranks)]
 
 

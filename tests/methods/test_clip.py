@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import math
-import os
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
 
+from tests.methods.processes import run_ranks
 from vitrail.contracts import Batch, Progress, VitrailError
 from vitrail.methods import CLIP, CLIPOptions
 from vitrail.models import DualEncoder, DualEncoderConfig
@@ -128,10 +129,7 @@ def test_loss_and_gradients_equal_open_clip(kind: str) -> None:
 SHARES = {"even": (3, 3), "uneven": (4, 2)}
 
 
-def one_rank(rank: int, kind: str, counts: tuple[int, ...], out: str, port: int) -> None:
-    os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
-    torch.set_num_threads(1)
-    dist.init_process_group("gloo", rank=rank, world_size=len(counts))
+def share_of_pairs(kind: str, counts: tuple[int, ...], rank: int, ranks: int) -> dict[str, Any]:
     trained = method(kind)
     whole, begin = batch(), sum(counts[:rank])
     mine = slice(begin, begin + counts[rank])
@@ -139,7 +137,7 @@ def one_rank(rank: int, kind: str, counts: tuple[int, ...], out: str, port: int)
         whole.images[mine], None, whole.indices[mine], whole.names[mine], {"caption": whole.extras["caption"][mine]}
     )
     # What the engine does: each picture counts the same, gradients are averaged over the processes.
-    share = counts[rank] * len(counts) / sum(counts)
+    share = counts[rank] * ranks / sum(counts)
     loss = trained(part, START)["loss"]
     (loss * share).backward()
     mean = loss.detach() * share
@@ -148,10 +146,8 @@ def one_rank(rank: int, kind: str, counts: tuple[int, ...], out: str, port: int)
     for name, parameter in trained.named_parameters():
         assert parameter.grad is not None
         dist.all_reduce(parameter.grad)
-        grads[name] = parameter.grad / len(counts)
-    if rank == 0:
-        torch.save({"loss": mean / len(counts), "grads": grads}, out)
-    dist.destroy_process_group()
+        grads[name] = parameter.grad / ranks
+    return {"loss": mean / ranks, "grads": grads}
 
 
 @pytest.mark.parametrize("counts", SHARES.values(), ids=SHARES)
@@ -159,13 +155,7 @@ def one_rank(rank: int, kind: str, counts: tuple[int, ...], out: str, port: int)
 def test_two_processes_have_the_loss_and_gradient_of_one_with_all_pairs(
     kind: str, counts: tuple[int, ...], tmp_path: Path
 ) -> None:
-    import socket
-
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    mp.start_processes(one_rank, (kind, counts, str(tmp_path / "out.pt"), port), nprocs=2, start_method="fork")
-    found = torch.load(tmp_path / "out.pt", weights_only=True)
+    found, _ = run_ranks(partial(share_of_pairs, kind, counts), tmp_path / "ranks", len(counts))
     trained = method(kind)
     loss = trained(batch(), START)["loss"]
     loss.backward()
