@@ -15,7 +15,7 @@ from vitrail.contracts import VitrailError
 from vitrail.speed.bench.comparison import Comparison, Row
 
 FIRST, OTHERS = "#1f5fa8", "#b9b4a8"
-TITLE = 88
+TITLE = 70
 """Characters of a line of a panel's title."""
 COLUMNS = ("", "pictures/s", "ms a call", "takes", "error", "memory", "how")
 
