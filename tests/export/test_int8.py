@@ -34,12 +34,13 @@ def reader(tmp_path_factory: pytest.TempPathFactory) -> str:
             pretrained=False,
             image_size=8,
             patch_size=2,
-            model_options=("depth=2", "embed_dim=48", "num_heads=3", "in_channels=1"),
+            model_options=("depth=2", "embed_dim=48", "num_heads=3", "in_channels=1", "init=jax"),
             epochs=30,
             batch_size=64,
             lr=3e-3,
             crop=1.0,
             crop_scale=None,
+            hflip=0.0,
             randaugment=None,
             erasing=0.0,
             mixup=0.0,
@@ -74,7 +75,7 @@ def test_digits_in_8_bits_keep_their_accuracy_and_a_bad_limit_leaves_nothing(
         quantise(config(max_error=1e-6, data=None, max_loss=100.0))
     assert not list(tmp_path.iterdir())
     found = quantise(config())
-    assert found.accuracy is not None and found.accuracy[0] > 0.8 and found.accuracy[1] > found.accuracy[0] - 0.01
+    assert found.accuracy is not None and found.accuracy[0] > 0.9 and found.accuracy[1] > found.accuracy[0] - 0.01
     assert found.same_answer >= 0.95 and 1e-5 < found.errors["logits"] < 0.15
     report = json.loads((tmp_path / "int8" / "config.json").read_text())["report"]
     assert report["accuracy"] == list(found.accuracy) and report["calibrated_on"] == 40 and report["held_out"] == 20
@@ -84,7 +85,7 @@ def test_digits_in_8_bits_keep_their_accuracy_and_a_bad_limit_leaves_nothing(
         PredictConfig(source=str(pictures), model=folder, backend="openvino", out=tmp_path / "p.csv", **HERE)
     )
     right = [row["label"] == Path(row["name"]).stem.split("-")[1] for row in rows]
-    assert sum(right) >= 0.8 * len(right)
+    assert sum(right) >= 0.9 * len(right)
     vectors = embed(EmbedConfig(source=str(pictures), model=folder, backend="openvino", out=tmp_path / "e.csv", **HERE))
     assert len(vectors[0]["embedding"]) == 48
     for changes, message in (
