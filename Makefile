@@ -22,12 +22,8 @@ demo: $(VENV)/.base
 	$(BIN)/vitrail probe --recipe elpv_probe --out $(RUNS)/elpv-probe
 	$(BIN)/vitrail train --recipe elpv --out $(RUNS)/elpv --fresh
 
-# A test process that dies takes down whichever test it was at (seen now and then, cause not found yet): what failed is
-# run once more, alone.
-AGAIN := --last-failed --last-failed-no-failures none
-
 test: lint
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 || OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(AGAIN)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .

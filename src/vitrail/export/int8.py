@@ -17,6 +17,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from vitrail.export.needs import need
+from vitrail.export.signal_stack import kept_signal_stack
 
 SMOOTHNESS = 0.5
 """How much of the outliers moves into the weights: SmoothQuant's α, in the middle as the paper recommends."""
@@ -53,6 +54,7 @@ PLANS: tuple[Plan, ...] = (
 """From the quickest to the most careful."""
 
 
+@kept_signal_stack()
 def quantise_graph(graph: Path, pictures: Float[Tensor, "n c h w"], plan: Plan) -> Any:
     """The graph in 8 bits, as an ``openvino.Model``.
 

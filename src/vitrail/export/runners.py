@@ -14,6 +14,7 @@ from torch import Tensor
 from vitrail.contracts import VitrailError
 from vitrail.export.facts import Output
 from vitrail.export.needs import need
+from vitrail.export.signal_stack import kept_signal_stack
 
 Asked = Literal["auto", "fp32", "bf16"]
 
@@ -77,6 +78,7 @@ class OpenVINORunner(Runner):
         VitrailError: openvino is missing, or the machine has no bf16 and it was asked for.
     """
 
+    @kept_signal_stack()
     def __init__(self, graph: Path | Any, precision: Asked = "auto", batch_size: int = 1) -> None:
         openvino = need("openvino", "openvino", "--backend openvino")
         core = openvino.Core()
