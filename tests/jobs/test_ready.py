@@ -37,7 +37,7 @@ def test_a_prepared_model_is_told_apart_and_gives_the_same_vectors(
     said = capsys.readouterr().err.strip()
     assert "9 linear layers packed" in said and "\n" not in said
     # Parts of an interrupted job belong to one of the two; the weights are the same.
-    assert (plain.form, hardware.form) == ("bf16", "bf16 packed")
+    assert plain.form == "bf16" and hardware.form.startswith("bf16 packed")
     assert weights_digest(ready) == weights_digest(model)
     with torch.inference_mode():
         expected = plain.rows(FeatureVector(model, "class_mean"), images).float()

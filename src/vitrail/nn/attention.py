@@ -30,7 +30,9 @@ Rows = Int[Tensor, " r"]
 """Places in the sequence of the queries that are wanted."""
 
 Kernel = Literal["auto", "fused", "plain", "blocks"]
-_kernel: ContextVar[Kernel] = ContextVar("attention kernel", default="auto")
+Way = Callable[[Tensor, Tensor, Tensor, Mask | None], Tensor]
+"""Queries, keys, values and mask into the weighted mean of the values, ``(B, heads, N, head_dim)``."""
+_kernel: ContextVar[Kernel | Way] = ContextVar("attention kernel", default="auto")
 
 PLAIN_BELOW = 1000
 """Keys below which training on a CPU is quicker with plain products: the fused kernel's CPU backward is slow."""
@@ -43,12 +45,13 @@ BLOCK = 2**20
 
 
 @contextmanager
-def attention_kernel(kernel: Kernel) -> Iterator[None]:
+def attention_kernel(kernel: Kernel | Way) -> Iterator[None]:
     """Inside the ``with`` block, attention is computed in one way wherever it runs.
 
     Args:
         kernel: ``"fused"`` never builds the matrix of weights, ``"plain"`` builds all of it, ``"blocks"`` a part at a
-            time that fits into a CPU's cache; ``"auto"`` chooses the quickest.
+            time that fits into a CPU's cache; ``"auto"`` chooses the quickest of them. Or a function that does it,
+            wherever weights are not dropped.
     """
     before = _kernel.set(kernel)
     try:
@@ -82,6 +85,10 @@ def attend(
     training. All give the same numbers to rounding.
     """
     kernel = _kernel.get()
+    if callable(kernel):
+        if not dropout:
+            return kernel(query, key, value, mask)
+        kernel = "auto"
     if kernel == "auto":
         kernel = _quickest(query, key)
     if kernel == "fused":

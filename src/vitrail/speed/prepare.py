@@ -7,7 +7,7 @@ for bit; in bf16 they are as near to float32 as those of autocast.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any, Generic, Literal, TypeGuard, TypeVar
 
@@ -16,12 +16,13 @@ from torch import Tensor, nn
 
 from vitrail.machine import best_of, bf16_pays, remembered
 from vitrail.models import Backbone, Model
-from vitrail.nn.attention import MultiHeadAttention
+from vitrail.nn.attention import MultiHeadAttention, Way, attend, attention_kernel
 from vitrail.nn.block import Block, ParallelBlock
 from vitrail.nn.linear import KeylessLinear
 from vitrail.nn.mlp import Mlp, SwiGLU
 from vitrail.nn.residual import LayerScale
 from vitrail.speed.malloc import freed_memory_is_kept
+from vitrail.speed.native_attention import Unavailable, native_attention
 from vitrail.speed.packed import Folded, PackedLinear, missing_operators, post_operation
 from vitrail.speed.twin import twin
 
@@ -31,6 +32,8 @@ AT_ONCE = 16 * 224 * 224
 """Pixels that a CPU works on at once where freed memory goes back to the system: more would wait for fresh pages."""
 TIMED_ROWS, TIMED_DIM, TIMED_OUT = 788, 768, 3072
 """The layer by which packing is timed: the first of a ViT-B's MLP, on four pictures."""
+TIMED_HEADS = (4, 12, 197, 64)
+"""The queries by which attention is timed: a ViT-B's, of four pictures."""
 
 
 @dataclass(frozen=True)
@@ -41,9 +44,11 @@ class Prepared(Generic[M]):
         model: in evaluation mode, of the class that was given, with all its methods; to be called inside
             :meth:`context`.
         device: where it runs.
-        form: what its numbers depend on, for fingerprints: ``"fp32"``, ``"bf16"`` or ``"bf16 packed"``.
+        form: what its numbers depend on, for fingerprints: ``"fp32"``, ``"bf16"`` or ``"bf16 packed"``, the last also
+            ``"with native attention"``.
         choice: one line for the log.
         at_once: pixels of a picture times pictures that are worked on together; None for all.
+        attention: how it is computed; None for the usual ways.
     """
 
     model: M
@@ -51,6 +56,7 @@ class Prepared(Generic[M]):
     form: str
     choice: str
     at_once: int | None = None
+    attention: Way | None = None
 
     def __call__(self, *inputs: Any) -> Any:
         """The model's own answer."""
@@ -63,7 +69,8 @@ class Prepared(Generic[M]):
     def context(self) -> Iterator[None]:
         """Without gradients, in the precision that was chosen."""
         bf16 = self.form != "fp32"
-        with torch.inference_mode(), torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=bf16):
+        way: AbstractContextManager[object] = attention_kernel(self.attention) if self.attention else nullcontext()
+        with torch.inference_mode(), torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=bf16), way:
             yield
 
     def rows(self, call: Callable[[Tensor], Tensor], images: Tensor) -> Tensor:
@@ -109,10 +116,13 @@ def prepare(
     at_once = None if freed_memory_is_kept() else AT_ONCE
     said += f", {packed} linear layers packed (a product is {gain:.2f} times as quick)"
     said += f", {left} left to autocast" if left else ""
+    attention, heard = _attention(ready, device)
+    form = "bf16 packed" if attention is None else "bf16 packed with native attention"
+    said += f", {heard}" if heard else ""
     side = _side(model)
     if at_once is not None and batch_size * side > at_once:
         said += f", {max(1, at_once // side)} pictures at once"
-    return Prepared(ready, device, "bf16 packed", said, at_once)
+    return Prepared(ready, device, form, said, at_once, attention)
 
 
 def pack(model: nn.Module) -> tuple[int, int]:
@@ -185,6 +195,26 @@ def _layer_times() -> list[float]:
     packed, x = PackedLinear(layer), torch.randn(TIMED_ROWS, TIMED_DIM)
     with torch.autocast("cpu", torch.bfloat16):
         return [best_of(lambda: layer(x)), best_of(lambda: packed(x))]
+
+
+def _attention(model: nn.Module, device: torch.device) -> tuple[Way | None, str]:
+    """The kernel that is built here, where the model has attention and it is the quicker way; and why it is or not."""
+    if not any(isinstance(part, MultiHeadAttention) for part in model.modules()):
+        return None, ""
+    try:
+        native = native_attention()
+    except Unavailable as reason:
+        return None, f"attention by torch: no native kernel, {reason}"
+    usual, its = remembered("attention", device, lambda: _attention_times(native))
+    if its >= usual:
+        return None, "attention by torch, the native kernel is no quicker here"
+    return native, f"a native kernel for attention ({usual / its:.2f} times as quick)"
+
+
+@torch.inference_mode()
+def _attention_times(native: Way) -> list[float]:
+    query = torch.randn(*TIMED_HEADS, dtype=torch.bfloat16)
+    return [best_of(lambda: attend(query, query, query)), best_of(lambda: native(query, query, query, None))]
 
 
 def _side(model: nn.Module) -> int:

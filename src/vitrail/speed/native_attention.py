@@ -1,0 +1,159 @@
+"""Attention by the kernel in ``attention.cpp``, which is built once on every machine that can use it.
+
+Beside attention in torch's operators, scores never reach memory, they are not rounded, and nothing is copied between
+the layers and the kernel. Optional: where it cannot be had, :func:`vitrail.nn.attention.attend` does the same.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import hashlib
+import platform
+import shutil
+import subprocess
+import sys
+import tempfile
+from functools import cache
+from pathlib import Path
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from vitrail.machine import user_cache
+from vitrail.nn.attention import Mask, attend, attention_kernel
+
+SOURCE = Path(__file__).with_name("attention.cpp")
+COMPILERS = ("g++", "clang++")
+FLAGS = (
+    *("-O3", "-std=c++17", "-shared", "-fPIC", "-fopenmp"),
+    *("-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl", "-mavx512bf16", "-mfma"),
+)
+LANES = 16
+"""Numbers of a head come in multiples of it."""
+PATIENCE_S = 120.0
+"""For the compiler, which needs two seconds on a free machine."""
+
+
+class _Heads(ctypes.Structure):
+    _fields_ = (("data", ctypes.c_void_p), ("batch", ctypes.c_int64), ("head", ctypes.c_int64), ("row", ctypes.c_int64))
+
+
+class _Bias(ctypes.Structure):
+    _fields_ = (*_Heads._fields_, ("key", ctypes.c_int64))
+
+
+class _Sizes(ctypes.Structure):
+    _fields_ = tuple((name, ctypes.c_int64) for name in ("batch", "heads", "queries", "keys", "dim"))
+
+
+class Unavailable(Exception):
+    """The kernel cannot be had here; the message says why."""
+
+
+class NativeAttention:
+    """Attention by the kernel, for :func:`vitrail.nn.attention.attention_kernel`; made by :func:`native_attention`.
+
+    Args:
+        library: the built kernel.
+    """
+
+    def __init__(self, library: ctypes.CDLL) -> None:
+        self._attend = library.attend
+        self._attend.argtypes = (*[ctypes.c_void_p] * 6, ctypes.c_float, ctypes.c_int)
+
+    def __call__(
+        self,
+        query: Float[Tensor, "b heads q d"],
+        key: Float[Tensor, "b heads k d"],
+        value: Float[Tensor, "b heads k d"],
+        mask: Mask | None,
+    ) -> Float[Tensor, "b heads q d"]:
+        """Weighted mean of the values, in bf16; by the usual ways what the kernel cannot do.
+
+        That is: another precision than bf16 or autocast to it, a gradient, a mask of booleans, and heads whose width is
+        no multiple of 16.
+        """
+        if not self._takes(query, key, value, mask):
+            with attention_kernel("auto"):
+                return attend(query, key, value, mask)
+        batch, heads, queries, dim = query.shape
+        # Head by head inside a row, as the layer behind reads it.
+        result = query.new_empty(batch, queries, heads, dim, dtype=torch.bfloat16).transpose(1, 2)
+        read = [_rows(heads.to(torch.bfloat16)) for heads in (query, key, value)]
+        bias = None if mask is None else mask.float().expand(batch, heads, queries, key.shape[-2])
+        if bias is not None and bias.stride(3) not in (0, 1):
+            bias = bias.contiguous()
+        sizes = _Sizes(batch, heads, queries, key.shape[-2], dim)
+        failed = self._attend(
+            *(ctypes.byref(_Heads(one.data_ptr(), *one.stride()[:3])) for one in (*read, result)),
+            ctypes.byref(_Bias() if bias is None else _Bias(bias.data_ptr(), *bias.stride())),
+            ctypes.byref(sizes),
+            dim**-0.5,
+            torch.get_num_threads(),
+        )
+        if failed:
+            raise MemoryError(f"attention over {key.shape[-2]:,} tokens")
+        return result
+
+    @staticmethod
+    def _takes(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> bool:
+        rounded = query.dtype == torch.bfloat16 or (
+            torch.is_autocast_enabled("cpu") and torch.get_autocast_dtype("cpu") == torch.bfloat16
+        )
+        learns = torch.is_grad_enabled() and any(one.requires_grad for one in (query, key, value))
+        return (
+            rounded
+            and not learns
+            and query.device.type == "cpu"
+            and query.shape[-1] % LANES == 0
+            and query.shape[-1] == value.shape[-1]
+            and min(query.numel(), key.numel()) > 0
+            and (mask is None or mask.dtype != torch.bool)
+        )
+
+
+def _rows(heads: Tensor) -> Tensor:
+    """The same where the numbers of a head lie side by side."""
+    return heads if heads.stride(-1) == 1 else heads.contiguous()
+
+
+@cache
+def native_attention() -> NativeAttention:
+    """The kernel, built where this machine does not have it yet.
+
+    Raises:
+        Unavailable: another processor or system, no compiler, or it fails.
+    """
+    if sys.platform != "linux" or platform.machine() != "x86_64":
+        raise Unavailable("it is written for Linux on x86-64")
+    try:
+        library = ctypes.CDLL(str(_built()))
+    except OSError as error:
+        raise Unavailable(f"it cannot be loaded ({error})") from error
+    if not library.supported():
+        raise Unavailable("the processor has no AVX512-BF16")
+    return NativeAttention(library)
+
+
+def _built() -> Path:
+    """The library in the user's cache: named after what it is made of, written whole or not at all."""
+    code = SOURCE.read_bytes()
+    digest = hashlib.sha256(code + " ".join(FLAGS).encode()).hexdigest()[:16]
+    file = user_cache() / "kernels" / f"attention-{digest}.so"
+    if file.exists():
+        return file
+    compiler = next(filter(None, map(shutil.which, COMPILERS)), None)
+    if compiler is None:
+        raise Unavailable("there is no C++ compiler")
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=file.parent, prefix=".building-") as folder:
+            made = Path(folder) / file.name
+            subprocess.run(
+                [compiler, *FLAGS, "-o", str(made), str(SOURCE)], check=True, capture_output=True, timeout=PATIENCE_S
+            )
+            made.replace(file)
+    except (OSError, subprocess.SubprocessError) as error:
+        raise Unavailable(f"{Path(compiler).name} did not build it ({error})") from error
+    return file

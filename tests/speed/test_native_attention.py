@@ -1,0 +1,234 @@
+"""The kernel that is built on the machine: attention to bf16's rounding; what it cannot do is done by torch."""
+
+from __future__ import annotations
+
+import math
+import stat
+from importlib import import_module
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from vitrail.models import build, config_of
+from vitrail.nn.attention import Way, attend, attention_kernel
+from vitrail.speed import native_attention as module
+from vitrail.speed.native_attention import NativeAttention, Unavailable, native_attention
+from vitrail.speed.prepare import prepare
+
+CPU = torch.device("cpu")
+
+
+def why_not() -> str:
+    try:
+        native_attention()
+    except Unavailable as reason:
+        return str(reason)
+    return ""
+
+
+runs = pytest.mark.skipif(bool(why_not()), reason=why_not() or "it runs")
+
+
+def joint(batch: int, heads: int, tokens: int, dim: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Queries, keys and values as a joint projection leaves them: none lies in one piece."""
+    torch.manual_seed(batch + heads + tokens + dim)
+    made = (1.5 * torch.randn(batch, tokens, 3, heads, dim)).bfloat16()
+    query, key, value = made.permute(2, 0, 3, 1, 4).unbind(0)
+    return query, key, value
+
+
+def exact(query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None = None) -> Tensor:
+    scores = query.double() @ key.double().transpose(-2, -1) / math.sqrt(query.shape[-1])
+    return (scores + (0 if bias is None else bias.double())).softmax(-1) @ value.double()
+
+
+def off(found: Tensor, wanted: Tensor) -> float:
+    return float((found.double() - wanted).norm() / wanted.norm())
+
+
+@runs
+@pytest.mark.parametrize("tokens", [1, 2, 5, 6, 7, 15, 16, 17, 31, 49, 64, 65, 113, 128, 197])
+@pytest.mark.parametrize("dim", [16, 32, 48, 64, 80, 128])
+def test_every_length_and_width(tokens: int, dim: int) -> None:
+    query, key, value = joint(2, 3, tokens, dim)
+    found = native_attention()(query, key, value, None)
+    assert found.dtype == torch.bfloat16 and found.shape == query.shape
+    # Weights and result are rounded to 8 bits; scores are not.
+    assert off(found, exact(query, key, value)) < 0.004
+    assert found.transpose(1, 2).is_contiguous()
+
+
+@runs
+@pytest.mark.parametrize(("queries", "keys"), [(1, 300), (7, 64), (300, 1), (64, 33), (200, 1500)])
+def test_as_many_queries_as_you_like(queries: int, keys: int) -> None:
+    torch.manual_seed(0)
+    query = torch.randn(1, 2, queries, 64).bfloat16()
+    key, value = torch.randn(2, 1, 2, keys, 64).bfloat16().unbind(0)
+    assert off(native_attention()(query, key, value, None), exact(query, key, value)) < 0.004
+
+
+@runs
+@pytest.mark.parametrize(
+    "shape", [(1, 1, 1, 50), (2, 1, 1, 50), (1, 3, 50, 50), (2, 3, 50, 50), (1, 1, 50, 1)], ids=str
+)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_biases_reach_their_scores(shape: tuple[int, ...], dtype: torch.dtype) -> None:
+    query, key, value = joint(2, 3, 50, 32)
+    bias = (2 * torch.randn(shape)).to(dtype)
+    assert off(native_attention()(query, key, value, bias), exact(query, key, value, bias)) < 0.004
+
+
+@runs
+def test_a_bias_may_lie_in_memory_as_it_likes() -> None:
+    query, key, value = joint(2, 3, 20, 32)
+    bias = torch.randn(1, 3, 20, 20).transpose(-2, -1)
+    assert off(native_attention()(query, key, value, bias), exact(query, key, value, bias)) < 0.004
+
+
+@runs
+def test_what_is_shut_out_counts_for_nothing() -> None:
+    query, key, value = joint(1, 2, 40, 32)
+    bias = torch.zeros(1, 1, 1, 40)
+    bias[..., 23:] = float("-inf")
+    found = native_attention()(query, key, value, bias)
+    assert off(found, exact(query, key[:, :, :23], value[:, :, :23])) < 0.004
+    assert native_attention()(query, key, value, torch.full_like(bias, float("-inf"))).isnan().all()
+
+
+@runs
+def test_numbers_gone_wrong_are_not_hidden() -> None:
+    query, key, value = joint(1, 2, 20, 32)
+    key[0, 1, 3, 0] = float("nan")
+    found = native_attention()(query, key, value, None)
+    assert found[0, 1].isnan().all() and not found[0, 0].isnan().any()
+
+
+@runs
+def test_large_scores_do_not_overflow() -> None:
+    query, key, value = joint(1, 2, 70, 64)
+    assert off(native_attention()(100 * query, key, value, None), exact(100 * query, key, value)) < 0.004
+
+
+@runs
+def test_threads_change_no_bit() -> None:
+    query, key, value = joint(1, 1, 500, 64)
+    before, answers = torch.get_num_threads(), []
+    try:
+        for count in (1, 2, 5):
+            torch.set_num_threads(count)
+            answers.append(native_attention()(query, key, value, None))
+    finally:
+        torch.set_num_threads(before)
+    assert torch.equal(answers[0], answers[1]) and torch.equal(answers[0], answers[2])
+
+
+@runs
+def test_autocast_rounds_what_comes_in_float32() -> None:
+    query, key, value = (part.float() for part in joint(1, 2, 30, 32))
+    with torch.autocast("cpu", torch.bfloat16):
+        found = native_attention()(query, key, value, None)
+    assert found.dtype == torch.bfloat16 and off(found, exact(query, key, value)) < 0.004
+
+
+@runs
+@pytest.mark.parametrize("why", ["float32", "booleans", "narrow", "gradient", "nothing"])
+def test_the_rest_is_done_by_torch(why: str) -> None:
+    query, key, value = joint(1, 2, 0 if why == "nothing" else 30, 24 if why == "narrow" else 32)
+    mask = torch.ones(30, 30).tril().bool()[None, None] if why == "booleans" else None
+    if why == "float32":
+        query, key, value = query.float(), key.float(), value.float()
+    if why == "gradient":
+        query.requires_grad_()
+    with attention_kernel(native_attention()):
+        found = attend(query, key, value, mask)
+    assert torch.equal(found, attend(query, key, value, mask)) and found.requires_grad == (why == "gradient")
+
+
+@runs
+def test_dropout_is_not_forgotten() -> None:
+    query, key, value = joint(1, 2, 30, 32)
+    with attention_kernel(native_attention()):
+        assert torch.equal(attend(query, key, value, dropout=1.0), torch.zeros_like(query))
+
+
+class TestBuilding:
+    @pytest.fixture(autouse=True)
+    def cache(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+        monkeypatch.setattr(module, "user_cache", lambda: tmp_path)
+        return tmp_path
+
+    @runs
+    def test_once_on_a_machine(self, cache: Path) -> None:
+        assert isinstance(native_attention.__wrapped__(), NativeAttention)
+        (file,) = (cache / "kernels").iterdir()
+        made = file.stat()
+        native_attention.__wrapped__()
+        assert file.stat().st_mtime_ns == made.st_mtime_ns and list((cache / "kernels").iterdir()) == [file]
+
+    @runs
+    def test_without_a_compiler(self, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv("PATH", str(cache))
+        with pytest.raises(Unavailable, match=r"no C\+\+ compiler"):
+            native_attention.__wrapped__()
+
+    @runs
+    def test_a_compiler_that_fails_leaves_nothing(self, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        compiler = cache / "g++"
+        compiler.write_text("#!/bin/sh\nexit 3\n")
+        compiler.chmod(compiler.stat().st_mode | stat.S_IXUSR)
+        monkeypatch.setenv("PATH", f"{cache}:/usr/bin:/bin")
+        with pytest.raises(Unavailable, match=r"g\+\+ did not build it"):
+            native_attention.__wrapped__()
+        assert not list((cache / "kernels").iterdir())
+
+    @runs
+    def test_a_damaged_library(self) -> None:
+        module._built().write_bytes(b"not a library")
+        with pytest.raises(Unavailable, match="cannot be loaded"):
+            native_attention.__wrapped__()
+
+
+class TestPrepared:
+    @pytest.fixture(autouse=True)
+    def _clock(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        prepared = import_module("vitrail.speed.prepare")
+        monkeypatch.setattr(prepared, "remembered", lambda question, device, measure: [3.0, 1.0])
+
+    @pytest.fixture
+    def model(self) -> nn.Module:
+        torch.manual_seed(0)
+        small = {"img_size": (32, 32), "depth": 2, "embed_dim": 64, "num_heads": 2}
+        return build(config_of("vit_tiny_patch16_224", small)).eval()
+
+    @runs
+    def test_it_is_used_and_said(self, model: nn.Module, monkeypatch: pytest.MonkeyPatch) -> None:
+        asked: list[tuple[int, ...]] = []
+        plain = native_attention()
+
+        def watched(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> Tensor:
+            asked.append(tuple(query.shape))
+            return plain(query, key, value, mask)
+
+        way: Way = watched
+        monkeypatch.setattr(import_module("vitrail.speed.prepare"), "native_attention", lambda: way)
+        ready = prepare(model, CPU, "bf16", 2)
+        assert ready.form == "bf16 packed with native attention"
+        assert "a native kernel for attention (3.00 times as quick)" in ready.choice
+        images = torch.randn(2, 3, 32, 32)
+        with torch.inference_mode():
+            wanted = model(images)
+        assert off(ready(images), wanted.double()) < 0.02 and asked == [(2, 2, 5, 32)] * 2
+        with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16):
+            model(images)
+        assert len(asked) == 2, "the plain model is asked as ever"
+
+    def test_without_it_the_line_says_why(self, model: nn.Module, monkeypatch: pytest.MonkeyPatch) -> None:
+        def refuse() -> Way:
+            raise Unavailable("there is no C++ compiler")
+
+        monkeypatch.setattr(import_module("vitrail.speed.prepare"), "native_attention", refuse)
+        ready = prepare(model, CPU, "bf16", 2)
+        if ready.form != "bf16":
+            assert ready.form == "bf16 packed" and "no native kernel, there is no C++ compiler" in ready.choice
