@@ -33,7 +33,7 @@ packs = pytest.mark.skipif(bool(missing_operators()), reason=missing_operators()
 def _packing_pays(monkeypatch: pytest.MonkeyPatch) -> None:
     """The clock of a busy machine decides nothing here."""
     monkeypatch.setattr(module, "_layer_times", lambda: [2.0, 1.0])
-    monkeypatch.setattr(module, "_attention_times", lambda native: [3.0, 1.0])
+    monkeypatch.setattr(module, "_attention_times", lambda kernel: [3.0, 1.0])
     monkeypatch.setattr(module, "remembered", lambda question, device, measure: measure())
 
 

@@ -7,6 +7,8 @@ and written. The operators are those that torch's own compiler calls (oneDNN).
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -86,6 +88,32 @@ class PackedLinear(JointLinear):
     def third(self, x: Float[Tensor, "b n d"], third: int) -> Float[Tensor, "b n inner"]:
         """Queries (0), keys (1) or values (2) of a joint projection alone, by the layer that this one stands for."""
         return third_of(self._exact[0], x, third)
+
+
+class RoundedNorm(nn.Module):
+    """A LayerNorm for inference whose result is rounded to bf16 as it is written, for products that read it so.
+
+    Under autocast the norm gives float32, which every product behind it casts. Where autocast is off, and for a
+    gradient, it is the norm that it stands for, whose parameters it shares under their own names.
+
+    Args:
+        norm: the norm, with weight and bias; it is not changed.
+        kernel: x, weight, bias and epsilon into the result in bf16.
+    """
+
+    def __init__(self, norm: nn.LayerNorm, kernel: Callable[[Tensor, Tensor, Tensor, float], Tensor]) -> None:
+        super().__init__()
+        for name, parameter in norm.named_parameters():
+            self.register_parameter(name, parameter)
+        self._exact = (norm,)
+        self._kernel = kernel
+
+    def forward(self, x: Float[Tensor, "*n d"]) -> Float[Tensor, "*n d"]:
+        """The norm."""
+        (norm,) = self._exact
+        if not _is_bf16_inference(x) or x.dtype != torch.float32:
+            return norm(x)
+        return self._kernel(x, norm.weight.detach(), norm.bias.detach(), norm.eps)
 
 
 class Folded(nn.Module):

@@ -17,13 +17,13 @@ from torch import Tensor, nn
 from vitrail.machine import best_of, bf16_pays, remembered
 from vitrail.models import Backbone, Model
 from vitrail.nn.attention import MultiHeadAttention, Way, attend, attention_kernel
-from vitrail.nn.block import Block, ParallelBlock
+from vitrail.nn.block import Block, ParallelBlock, pre_norm
 from vitrail.nn.linear import KeylessLinear
 from vitrail.nn.mlp import Mlp, SwiGLU
 from vitrail.nn.residual import LayerScale
 from vitrail.speed.malloc import freed_memory_is_kept
-from vitrail.speed.native_attention import Unavailable, native_attention
-from vitrail.speed.packed import Folded, PackedLinear, missing_operators, post_operation
+from vitrail.speed.native import Native, Unavailable, native
+from vitrail.speed.packed import Folded, PackedLinear, RoundedNorm, missing_operators, post_operation
 from vitrail.speed.twin import twin
 
 M = TypeVar("M", bound=nn.Module)
@@ -45,7 +45,7 @@ class Prepared(Generic[M]):
             :meth:`context`.
         device: where it runs.
         form: what its numbers depend on, for fingerprints: ``"fp32"``, ``"bf16"`` or ``"bf16 packed"``, the last also
-            ``"with native attention"``.
+            ``"with native kernels"``.
         choice: one line for the log.
         at_once: pixels of a picture times pictures that are worked on together; None for all.
         attention: how it is computed; None for the usual ways.
@@ -116,8 +116,11 @@ def prepare(
     at_once = None if freed_memory_is_kept() else AT_ONCE
     said += f", {packed} linear layers packed (a product is {gain:.2f} times as quick)"
     said += f", {left} left to autocast" if left else ""
-    attention, heard = _attention(ready, device)
-    form = "bf16 packed" if attention is None else "bf16 packed with native attention"
+    kernels, heard = _kernels(ready, device)
+    form, attention = "bf16 packed", None
+    if kernels is not None:
+        form, attention = "bf16 packed with native kernels", kernels.attention
+        round_norms(ready, kernels)
     said += f", {heard}" if heard else ""
     side = _side(model)
     if at_once is not None and batch_size * side > at_once:
@@ -144,6 +147,15 @@ def pack(model: nn.Module) -> tuple[int, int]:
     layers = list(model.eval().modules())
     packed = sum(isinstance(layer, PackedLinear) for layer in layers)
     return packed, sum(isinstance(layer, nn.Linear | KeylessLinear) for layer in layers)
+
+
+def round_norms(model: nn.Module, kernels: Native) -> None:
+    """Let the norms that stand before packed products alone write bf16, in place."""
+    for block in list(model.modules()):
+        if isinstance(block, ParallelBlock) or (isinstance(block, Block) and block.order is pre_norm):
+            for name, norm in list(block.named_children()):
+                if type(norm) is nn.LayerNorm and norm.bias is not None and norm.weight.dtype == torch.float32:
+                    block.set_submodule(name, RoundedNorm(norm, kernels.norm).eval())
 
 
 def _fold_activation(mlp: Mlp) -> None:
@@ -197,24 +209,24 @@ def _layer_times() -> list[float]:
         return [best_of(lambda: layer(x)), best_of(lambda: packed(x))]
 
 
-def _attention(model: nn.Module, device: torch.device) -> tuple[Way | None, str]:
-    """The kernel that is built here, where the model has attention and it is the quicker way; and why it is or not."""
+def _kernels(model: nn.Module, device: torch.device) -> tuple[Native | None, str]:
+    """What is built here, where the model has attention and it is the quicker way; and why it is or not."""
     if not any(isinstance(part, MultiHeadAttention) for part in model.modules()):
         return None, ""
     try:
-        native = native_attention()
+        kernels = native()
     except Unavailable as reason:
-        return None, f"attention by torch: no native kernel, {reason}"
-    usual, its = remembered("attention", device, lambda: _attention_times(native))
+        return None, f"attention by torch: no native kernels, {reason}"
+    usual, its = remembered("attention", device, lambda: _attention_times(kernels.attention))
     if its >= usual:
         return None, "attention by torch, the native kernel is no quicker here"
-    return native, f"a native kernel for attention ({usual / its:.2f} times as quick)"
+    return kernels, f"a native kernel for attention ({usual / its:.2f} times as quick)"
 
 
 @torch.inference_mode()
-def _attention_times(native: Way) -> list[float]:
+def _attention_times(kernel: Way) -> list[float]:
     query = torch.randn(*TIMED_HEADS, dtype=torch.bfloat16)
-    return [best_of(lambda: attend(query, query, query)), best_of(lambda: native(query, query, query, None))]
+    return [best_of(lambda: attend(query, query, query)), best_of(lambda: kernel(query, query, query, None))]
 
 
 def _side(model: nn.Module) -> int:

@@ -1,9 +1,11 @@
-// Attention in bf16 for processors with AVX512-BF16: softmax(scale · Q Kᵀ + bias) V, scores and sums in float32.
+// What torch's operators do not do well in bf16 on processors with AVX512-BF16. native.py builds and calls this.
 //
+// Attention, softmax(scale · Q Kᵀ + bias) V, scores and sums in float32; its twin in torch is attend() of nn/attention.py.
 // A few queries at a time meet all keys; their scores stay in the first-level cache and never reach memory. Keys and
 // values of a head are laid out once as the processor's product of pairs reads them, and stay in the second-level cache.
 // Queries, keys and values are read, and the result is written, where the layers before and behind have them.
-// native_attention.py builds and calls this; its twin in torch is attend() in nn/attention.py.
+//
+// LayerNorm of float32 into bf16, as the product behind it reads it; its twin is torch's layer_norm and a cast.
 
 #include <immintrin.h>
 
@@ -20,6 +22,7 @@ constexpr int64_t LANES = 16;   // float32 numbers of a register
 constexpr int64_t BLOCK = 64;   // keys, or numbers of a head, that are worked on together: four registers
 constexpr int64_t ROWS = 6;     // queries at a time: with BLOCK they fill 24 of the 32 registers with sums
 constexpr float LOG2E = 1.44269504088896340736f;
+constexpr float C1 = 0.69328291f, C2 = 0.24220985f, C3 = 0.05500796f;  // 2^x on -½ … ½, least largest relative error
 
 // One of queries, keys, values or results: bf16, the numbers of a head side by side. Strides count numbers.
 struct Heads {
@@ -40,6 +43,9 @@ struct Sizes {
 
 inline int64_t up(int64_t count, int64_t step) { return (count + step - 1) / step * step; }
 
+// The numbers of a row from ``at`` on: all 16, or those that are left, and zeros.
+inline __mmask16 inside(int64_t at, int64_t width) { return (__mmask16)((1u << std::min(LANES, width - at)) - 1u); }
+
 inline __m512bh pairs(__m512i bits) { return (__m512bh)bits; }
 
 inline uint32_t pair_at(const uint16_t* numbers) {
@@ -48,16 +54,13 @@ inline uint32_t pair_at(const uint16_t* numbers) {
     return both;
 }
 
-// 2^x for x <= 0, to 3e-6 of the result: far finer than the bf16 that it becomes.
+// 2^x for x <= 0, to 1e-4 of the result: a twentieth of a step of the bf16 that it becomes.
 inline __m512 exp2_of(__m512 x) {
     x = _mm512_max_ps(_mm512_set1_ps(-150.f), x);  // In this order a NaN stays one.
     const __m512 whole = _mm512_roundscale_ps(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
     const __m512 part = _mm512_sub_ps(x, whole);
-    __m512 sum = _mm512_set1_ps(1.33335581e-3f);
-    sum = _mm512_fmadd_ps(sum, part, _mm512_set1_ps(9.61812911e-3f));
-    sum = _mm512_fmadd_ps(sum, part, _mm512_set1_ps(5.55041087e-2f));
-    sum = _mm512_fmadd_ps(sum, part, _mm512_set1_ps(2.40226507e-1f));
-    sum = _mm512_fmadd_ps(sum, part, _mm512_set1_ps(6.93147181e-1f));
+    __m512 sum = _mm512_fmadd_ps(_mm512_set1_ps(C3), part, _mm512_set1_ps(C2));
+    sum = _mm512_fmadd_ps(sum, part, _mm512_set1_ps(C1));
     sum = _mm512_fmadd_ps(sum, part, _mm512_set1_ps(1.f));
     return _mm512_scalef_ps(sum, whole);
 }
@@ -129,24 +132,26 @@ void mix(const uint16_t* const* weights, const uint32_t* values, int64_t dim, in
 
 // One row of scores into weights in bf16, not yet divided by their sum; returns one over the sum.
 float soften(float* scores, int64_t keys, float scale, const float* bias, int64_t bias_step, uint16_t* weights) {
-    const float factor = scale * LOG2E;
+    const __m512 lowest = _mm512_set1_ps(-std::numeric_limits<float>::infinity());
     const int64_t width = up(keys, LANES);
-    for (int64_t at = keys; at < width; ++at) scores[at] = -std::numeric_limits<float>::infinity();
-    __m512 most = _mm512_set1_ps(-std::numeric_limits<float>::infinity());
-    for (int64_t at = 0; at < width; at += LANES) {
-        __m512 values = _mm512_mul_ps(_mm512_loadu_ps(scores + at), _mm512_set1_ps(factor));
-        if (bias != nullptr) {
-            const __mmask16 inside = (__mmask16)((1u << std::min(LANES, keys - at)) - 1u);
-            const __m512 added = bias_step ? _mm512_maskz_loadu_ps(inside, bias + at) : _mm512_set1_ps(*bias);
-            values = _mm512_fmadd_ps(added, _mm512_set1_ps(LOG2E), values);
+    __m512 factor = _mm512_set1_ps(scale * LOG2E), most = lowest;
+    std::fill(scores + keys, scores + width, -std::numeric_limits<float>::infinity());
+    if (bias == nullptr) {
+        for (int64_t at = 0; at < width; at += LANES) most = _mm512_max_ps(most, _mm512_loadu_ps(scores + at));
+    } else {
+        for (int64_t at = 0; at < width; at += LANES) {
+            const __m512 added = bias_step ? _mm512_maskz_loadu_ps(inside(at, keys), bias + at) : _mm512_set1_ps(*bias);
+            const __m512 values = _mm512_mul_ps(_mm512_loadu_ps(scores + at), factor);
+            const __m512 both = _mm512_fmadd_ps(added, _mm512_set1_ps(LOG2E), values);
+            _mm512_storeu_ps(scores + at, both);
+            most = _mm512_max_ps(most, both);
         }
-        _mm512_storeu_ps(scores + at, values);
-        most = _mm512_max_ps(most, values);
+        factor = _mm512_set1_ps(1.f);
     }
-    const __m512 peak = _mm512_set1_ps(_mm512_reduce_max_ps(most));
+    const __m512 peak = _mm512_mul_ps(_mm512_set1_ps(_mm512_reduce_max_ps(most)), factor);
     __m512 total = _mm512_setzero_ps();
     for (int64_t at = 0; at < width; at += LANES) {
-        const __m512 values = exp2_of(_mm512_sub_ps(_mm512_loadu_ps(scores + at), peak));
+        const __m512 values = exp2_of(_mm512_fmsub_ps(_mm512_loadu_ps(scores + at), factor, peak));
         total = _mm512_add_ps(total, values);
         _mm256_storeu_si256((__m256i*)(weights + at), (__m256i)_mm512_cvtneps_pbh(values));
     }
@@ -230,11 +235,34 @@ struct Worker {
     }
 };
 
+// (row - mean) / √(variance + eps) · weight + bias of one row.
+void norm_row(const float* row, const float* weight, const float* bias, int64_t width, float eps, uint16_t* result) {
+    __m512 sum = _mm512_setzero_ps(), squares = _mm512_setzero_ps();
+    for (int64_t at = 0; at < width; at += LANES) {
+        sum = _mm512_add_ps(sum, _mm512_maskz_loadu_ps(inside(at, width), row + at));
+    }
+    const __m512 mean = _mm512_set1_ps(_mm512_reduce_add_ps(sum) / (float)width);
+    for (int64_t at = 0; at < width; at += LANES) {
+        const __mmask16 here = inside(at, width);
+        const __m512 apart = _mm512_maskz_sub_ps(here, _mm512_maskz_loadu_ps(here, row + at), mean);
+        squares = _mm512_fmadd_ps(apart, apart, squares);
+    }
+    const float variance = _mm512_reduce_add_ps(squares) / (float)width;
+    const __m512 scale = _mm512_set1_ps(1.f / std::sqrt(variance + eps));
+    for (int64_t at = 0; at < width; at += LANES) {
+        const __mmask16 here = inside(at, width);
+        const __m512 apart = _mm512_sub_ps(_mm512_maskz_loadu_ps(here, row + at), mean);
+        const __m512 factor = _mm512_mul_ps(scale, _mm512_maskz_loadu_ps(here, weight + at));
+        const __m512 values = _mm512_fmadd_ps(apart, factor, _mm512_maskz_loadu_ps(here, bias + at));
+        _mm256_mask_storeu_epi16(result + at, here, (__m256i)_mm512_cvtneps_pbh(values));
+    }
+}
+
 }  // namespace
 
 extern "C" {
 
-// Whether this processor has what attend() is built of.
+// Whether this processor has what the rest is built of.
 int supported() { return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bf16"); }
 
 // Gives 0, or 1 where memory was short. The numbers of a head are a multiple of 16.
@@ -258,5 +286,14 @@ int attend(const Heads* query, const Heads* key, const Heads* value, const Heads
         }
     }
     return failed;
+}
+
+// LayerNorm of rows that lie one behind the other.
+void norm(const float* rows, const float* weight, const float* bias, uint16_t* results, int64_t count, int64_t width,
+          float eps, int threads) {
+#pragma omp parallel for schedule(static) num_threads(threads)
+    for (int64_t row = 0; row < count; ++row) {
+        norm_row(rows + row * width, weight, bias, width, eps, results + row * width);
+    }
 }
 }

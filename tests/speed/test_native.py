@@ -9,20 +9,21 @@ from pathlib import Path
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from vitrail.models import build, config_of
-from vitrail.nn.attention import Way, attend, attention_kernel
-from vitrail.speed import native_attention as module
-from vitrail.speed.native_attention import NativeAttention, Unavailable, native_attention
+from vitrail.nn.attention import attend, attention_kernel
+from vitrail.speed.native import Native, NativeAttention, Unavailable, native
 from vitrail.speed.prepare import prepare
 
+module = import_module(native.__module__)
 CPU = torch.device("cpu")
 
 
 def why_not() -> str:
     try:
-        native_attention()
+        native()
     except Unavailable as reason:
         return str(reason)
     return ""
@@ -53,7 +54,7 @@ def off(found: Tensor, wanted: Tensor) -> float:
 @pytest.mark.parametrize("dim", [16, 32, 48, 64, 80, 128])
 def test_every_length_and_width(tokens: int, dim: int) -> None:
     query, key, value = joint(2, 3, tokens, dim)
-    found = native_attention()(query, key, value, None)
+    found = native().attention(query, key, value, None)
     assert found.dtype == torch.bfloat16 and found.shape == query.shape
     # Weights and result are rounded to 8 bits; scores are not.
     assert off(found, exact(query, key, value)) < 0.004
@@ -66,7 +67,7 @@ def test_as_many_queries_as_you_like(queries: int, keys: int) -> None:
     torch.manual_seed(0)
     query = torch.randn(1, 2, queries, 64).bfloat16()
     key, value = torch.randn(2, 1, 2, keys, 64).bfloat16().unbind(0)
-    assert off(native_attention()(query, key, value, None), exact(query, key, value)) < 0.004
+    assert off(native().attention(query, key, value, None), exact(query, key, value)) < 0.004
 
 
 @runs
@@ -77,14 +78,14 @@ def test_as_many_queries_as_you_like(queries: int, keys: int) -> None:
 def test_biases_reach_their_scores(shape: tuple[int, ...], dtype: torch.dtype) -> None:
     query, key, value = joint(2, 3, 50, 32)
     bias = (2 * torch.randn(shape)).to(dtype)
-    assert off(native_attention()(query, key, value, bias), exact(query, key, value, bias)) < 0.004
+    assert off(native().attention(query, key, value, bias), exact(query, key, value, bias)) < 0.004
 
 
 @runs
 def test_a_bias_may_lie_in_memory_as_it_likes() -> None:
     query, key, value = joint(2, 3, 20, 32)
     bias = torch.randn(1, 3, 20, 20).transpose(-2, -1)
-    assert off(native_attention()(query, key, value, bias), exact(query, key, value, bias)) < 0.004
+    assert off(native().attention(query, key, value, bias), exact(query, key, value, bias)) < 0.004
 
 
 @runs
@@ -92,23 +93,23 @@ def test_what_is_shut_out_counts_for_nothing() -> None:
     query, key, value = joint(1, 2, 40, 32)
     bias = torch.zeros(1, 1, 1, 40)
     bias[..., 23:] = float("-inf")
-    found = native_attention()(query, key, value, bias)
+    found = native().attention(query, key, value, bias)
     assert off(found, exact(query, key[:, :, :23], value[:, :, :23])) < 0.004
-    assert native_attention()(query, key, value, torch.full_like(bias, float("-inf"))).isnan().all()
+    assert native().attention(query, key, value, torch.full_like(bias, float("-inf"))).isnan().all()
 
 
 @runs
 def test_numbers_gone_wrong_are_not_hidden() -> None:
     query, key, value = joint(1, 2, 20, 32)
     key[0, 1, 3, 0] = float("nan")
-    found = native_attention()(query, key, value, None)
+    found = native().attention(query, key, value, None)
     assert found[0, 1].isnan().all() and not found[0, 0].isnan().any()
 
 
 @runs
 def test_large_scores_do_not_overflow() -> None:
     query, key, value = joint(1, 2, 70, 64)
-    assert off(native_attention()(100 * query, key, value, None), exact(100 * query, key, value)) < 0.004
+    assert off(native().attention(100 * query, key, value, None), exact(100 * query, key, value)) < 0.004
 
 
 @runs
@@ -118,7 +119,7 @@ def test_threads_change_no_bit() -> None:
     try:
         for count in (1, 2, 5):
             torch.set_num_threads(count)
-            answers.append(native_attention()(query, key, value, None))
+            answers.append(native().attention(query, key, value, None))
     finally:
         torch.set_num_threads(before)
     assert torch.equal(answers[0], answers[1]) and torch.equal(answers[0], answers[2])
@@ -128,7 +129,7 @@ def test_threads_change_no_bit() -> None:
 def test_autocast_rounds_what_comes_in_float32() -> None:
     query, key, value = (part.float() for part in joint(1, 2, 30, 32))
     with torch.autocast("cpu", torch.bfloat16):
-        found = native_attention()(query, key, value, None)
+        found = native().attention(query, key, value, None)
     assert found.dtype == torch.bfloat16 and off(found, exact(query, key, value)) < 0.004
 
 
@@ -141,7 +142,7 @@ def test_the_rest_is_done_by_torch(why: str) -> None:
         query, key, value = query.float(), key.float(), value.float()
     if why == "gradient":
         query.requires_grad_()
-    with attention_kernel(native_attention()):
+    with attention_kernel(native().attention):
         found = attend(query, key, value, mask)
     assert torch.equal(found, attend(query, key, value, mask)) and found.requires_grad == (why == "gradient")
 
@@ -149,8 +150,32 @@ def test_the_rest_is_done_by_torch(why: str) -> None:
 @runs
 def test_dropout_is_not_forgotten() -> None:
     query, key, value = joint(1, 2, 30, 32)
-    with attention_kernel(native_attention()):
+    with attention_kernel(native().attention):
         assert torch.equal(attend(query, key, value, dropout=1.0), torch.zeros_like(query))
+
+
+@runs
+@pytest.mark.parametrize("width", [1, 15, 16, 17, 96, 384, 1000])
+@pytest.mark.parametrize("rows", [(1,), (2, 7), (3, 1, 5), (0, 4)], ids=str)
+def test_norms_of_every_width(rows: tuple[int, ...], width: int) -> None:
+    torch.manual_seed(width)
+    x, weight, bias = 30 + 3 * torch.randn(*rows, width), torch.randn(width), torch.randn(width)
+    found = native().norm(x, weight, bias, 1e-6)
+    wanted = F.layer_norm(x.double(), (width,), weight.double(), bias.double(), 1e-6)
+    assert found.dtype == torch.bfloat16 and found.shape == x.shape
+    # Within half a step of bf16, or of float32's own error where the mean is far from the spread.
+    torch.testing.assert_close(found.double(), wanted, rtol=2**-8, atol=2e-4)
+
+
+@runs
+def test_a_norm_may_read_what_lies_in_strides_and_shows_a_nan() -> None:
+    x = torch.randn(4, 6, 32).transpose(0, 1)
+    x[2, 1, 5] = float("nan")
+    found = native().norm(x, torch.ones(32), torch.zeros(32), 1e-5)
+    assert found.isnan().all(-1).nonzero().tolist() == [[2, 1]]
+    keep = ~found.isnan()
+    wanted = F.layer_norm(x, (32,), eps=1e-5)
+    torch.testing.assert_close(found[keep].float(), wanted[keep], rtol=2**-8, atol=1e-4)
 
 
 class TestBuilding:
@@ -161,17 +186,17 @@ class TestBuilding:
 
     @runs
     def test_once_on_a_machine(self, cache: Path) -> None:
-        assert isinstance(native_attention.__wrapped__(), NativeAttention)
+        assert isinstance(native.__wrapped__().attention, NativeAttention)
         (file,) = (cache / "kernels").iterdir()
         made = file.stat()
-        native_attention.__wrapped__()
+        native.__wrapped__()
         assert file.stat().st_mtime_ns == made.st_mtime_ns and list((cache / "kernels").iterdir()) == [file]
 
     @runs
     def test_without_a_compiler(self, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv("PATH", str(cache))
         with pytest.raises(Unavailable, match=r"no C\+\+ compiler"):
-            native_attention.__wrapped__()
+            native.__wrapped__()
 
     @runs
     def test_a_compiler_that_fails_leaves_nothing(self, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -179,15 +204,15 @@ class TestBuilding:
         compiler.write_text("#!/bin/sh\nexit 3\n")
         compiler.chmod(compiler.stat().st_mode | stat.S_IXUSR)
         monkeypatch.setenv("PATH", f"{cache}:/usr/bin:/bin")
-        with pytest.raises(Unavailable, match=r"g\+\+ did not build it"):
-            native_attention.__wrapped__()
+        with pytest.raises(Unavailable, match=r"g\+\+ did not build them"):
+            native.__wrapped__()
         assert not list((cache / "kernels").iterdir())
 
     @runs
     def test_a_damaged_library(self) -> None:
         module._built().write_bytes(b"not a library")
         with pytest.raises(Unavailable, match="cannot be loaded"):
-            native_attention.__wrapped__()
+            native.__wrapped__()
 
 
 class TestPrepared:
@@ -205,16 +230,15 @@ class TestPrepared:
     @runs
     def test_it_is_used_and_said(self, model: nn.Module, monkeypatch: pytest.MonkeyPatch) -> None:
         asked: list[tuple[int, ...]] = []
-        plain = native_attention()
+        plain = native()
 
         def watched(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> Tensor:
             asked.append(tuple(query.shape))
-            return plain(query, key, value, mask)
+            return plain.attention(query, key, value, mask)
 
-        way: Way = watched
-        monkeypatch.setattr(import_module("vitrail.speed.prepare"), "native_attention", lambda: way)
+        monkeypatch.setattr(import_module("vitrail.speed.prepare"), "native", lambda: Native(watched, plain.norm))
         ready = prepare(model, CPU, "bf16", 2)
-        assert ready.form == "bf16 packed with native attention"
+        assert ready.form == "bf16 packed with native kernels"
         assert "a native kernel for attention (3.00 times as quick)" in ready.choice
         images = torch.randn(2, 3, 32, 32)
         with torch.inference_mode():
@@ -225,10 +249,10 @@ class TestPrepared:
         assert len(asked) == 2, "the plain model is asked as ever"
 
     def test_without_it_the_line_says_why(self, model: nn.Module, monkeypatch: pytest.MonkeyPatch) -> None:
-        def refuse() -> Way:
+        def refuse() -> Native:
             raise Unavailable("there is no C++ compiler")
 
-        monkeypatch.setattr(import_module("vitrail.speed.prepare"), "native_attention", refuse)
+        monkeypatch.setattr(import_module("vitrail.speed.prepare"), "native", refuse)
         ready = prepare(model, CPU, "bf16", 2)
         if ready.form != "bf16":
-            assert ready.form == "bf16 packed" and "no native kernel, there is no C++ compiler" in ready.choice
+            assert ready.form == "bf16 packed" and "no native kernels, there is no C++ compiler" in ready.choice

@@ -1,7 +1,8 @@
-"""Attention by the kernel in ``attention.cpp``, which is built once on every machine that can use it.
+"""The kernels in ``native.cpp``, which are built once on every machine that can use them.
 
-Beside attention in torch's operators, scores never reach memory, they are not rounded, and nothing is copied between
-the layers and the kernel. Optional: where it cannot be had, :func:`vitrail.nn.attention.attend` does the same.
+Attention: beside torch's operators, scores never reach memory, they are not rounded, and nothing is copied between the
+layers and the kernel. LayerNorm: its result is written in bf16 at once. Optional: where they cannot be had,
+:func:`vitrail.nn.attention.attend` and torch's own norm do the same.
 """
 
 from __future__ import annotations
@@ -13,6 +14,8 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
@@ -21,9 +24,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from vitrail.machine import user_cache
-from vitrail.nn.attention import Mask, attend, attention_kernel
+from vitrail.nn.attention import Mask, Way, attend, attention_kernel
 
-SOURCE = Path(__file__).with_name("attention.cpp")
+SOURCE = Path(__file__).with_name("native.cpp")
 COMPILERS = ("g++", "clang++")
 FLAGS = (
     *("-O3", "-std=c++17", "-shared", "-fPIC", "-fopenmp"),
@@ -48,14 +51,27 @@ class _Sizes(ctypes.Structure):
 
 
 class Unavailable(Exception):
-    """The kernel cannot be had here; the message says why."""
+    """The kernels cannot be had here; the message says why."""
+
+
+@dataclass(frozen=True)
+class Native:
+    """What was built here; made by :func:`native`.
+
+    Attributes:
+        attention: for :func:`vitrail.nn.attention.attention_kernel`.
+        norm: LayerNorm of float32 into bf16.
+    """
+
+    attention: Way
+    norm: Callable[[Tensor, Tensor, Tensor, float], Tensor]
 
 
 class NativeAttention:
-    """Attention by the kernel, for :func:`vitrail.nn.attention.attention_kernel`; made by :func:`native_attention`.
+    """Attention by the kernel.
 
     Args:
-        library: the built kernel.
+        library: the built kernels.
     """
 
     def __init__(self, library: ctypes.CDLL) -> None:
@@ -118,29 +134,53 @@ def _rows(heads: Tensor) -> Tensor:
     return heads if heads.stride(-1) == 1 else heads.contiguous()
 
 
+class NativeNorm:
+    """LayerNorm by the kernel.
+
+    Args:
+        library: the built kernels.
+    """
+
+    def __init__(self, library: ctypes.CDLL) -> None:
+        self._norm = library.norm
+        self._norm.argtypes = (*[ctypes.c_void_p] * 4, *[ctypes.c_int64] * 2, ctypes.c_float, ctypes.c_int)
+        self._norm.restype = None
+
+    def __call__(
+        self, x: Float[Tensor, "*n d"], weight: Float[Tensor, " d"], bias: Float[Tensor, " d"], eps: float
+    ) -> Float[Tensor, "*n d"]:
+        """Over the last dimension, of float32 on the CPU without gradient; in bf16."""
+        x, weight, bias = x.contiguous(), weight.contiguous(), bias.contiguous()
+        result = torch.empty_like(x, dtype=torch.bfloat16)
+        width = x.shape[-1]
+        told = (part.data_ptr() for part in (x, weight, bias, result))
+        self._norm(*told, x.numel() // max(1, width), width, eps, torch.get_num_threads())
+        return result
+
+
 @cache
-def native_attention() -> NativeAttention:
-    """The kernel, built where this machine does not have it yet.
+def native() -> Native:
+    """The kernels, built where this machine does not have them yet.
 
     Raises:
         Unavailable: another processor or system, no compiler, or it fails.
     """
     if sys.platform != "linux" or platform.machine() != "x86_64":
-        raise Unavailable("it is written for Linux on x86-64")
+        raise Unavailable("they are written for Linux on x86-64")
     try:
         library = ctypes.CDLL(str(_built()))
     except OSError as error:
-        raise Unavailable(f"it cannot be loaded ({error})") from error
+        raise Unavailable(f"they cannot be loaded ({error})") from error
     if not library.supported():
         raise Unavailable("the processor has no AVX512-BF16")
-    return NativeAttention(library)
+    return Native(NativeAttention(library), NativeNorm(library))
 
 
 def _built() -> Path:
     """The library in the user's cache: named after what it is made of, written whole or not at all."""
     code = SOURCE.read_bytes()
     digest = hashlib.sha256(code + " ".join(FLAGS).encode()).hexdigest()[:16]
-    file = user_cache() / "kernels" / f"attention-{digest}.so"
+    file = user_cache() / "kernels" / f"native-{digest}.so"
     if file.exists():
         return file
     compiler = next(filter(None, map(shutil.which, COMPILERS)), None)
@@ -155,5 +195,5 @@ def _built() -> Path:
             )
             made.replace(file)
     except (OSError, subprocess.SubprocessError) as error:
-        raise Unavailable(f"{Path(compiler).name} did not build it ({error})") from error
+        raise Unavailable(f"{Path(compiler).name} did not build them ({error})") from error
     return file
