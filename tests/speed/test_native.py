@@ -178,6 +178,23 @@ def test_a_norm_may_read_what_lies_in_strides_and_shows_a_nan() -> None:
     torch.testing.assert_close(found[keep].float(), wanted[keep], rtol=2**-8, atol=1e-4)
 
 
+@runs
+@pytest.mark.parametrize("shape", [(1,), (15,), (16,), (3, 5, 7), (0,), (2, 197, 768)], ids=str)
+def test_sums_are_torchs_bit_for_bit(shape: tuple[int, ...]) -> None:
+    torch.manual_seed(0)
+    left, right = torch.randn(shape), torch.randn(shape).bfloat16()
+    found = native().add(left, right)
+    assert found.dtype == torch.float32 and torch.equal(found, left + right)
+
+
+@runs
+def test_other_sums_are_done_by_torch() -> None:
+    left, right = torch.randn(4, 6), torch.randn(6, 4).bfloat16()
+    assert torch.equal(native().add(left, right.T), left + right.T)
+    assert torch.equal(native().add(left, right.T[:1]), left + right.T[:1])
+    assert native().add(left.requires_grad_(), right.T.contiguous()).requires_grad
+
+
 class TestBuilding:
     @pytest.fixture(autouse=True)
     def cache(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
@@ -236,7 +253,9 @@ class TestPrepared:
             asked.append(tuple(query.shape))
             return plain.attention(query, key, value, mask)
 
-        monkeypatch.setattr(import_module("vitrail.speed.prepare"), "native", lambda: Native(watched, plain.norm))
+        monkeypatch.setattr(
+            import_module("vitrail.speed.prepare"), "native", lambda: Native(watched, plain.norm, plain.add)
+        )
         ready = prepare(model, CPU, "bf16", 2)
         assert ready.form == "bf16 packed with native kernels"
         assert "a native kernel for attention (3.00 times as quick)" in ready.choice

@@ -6,6 +6,8 @@
 // Queries, keys and values are read, and the result is written, where the layers before and behind have them.
 //
 // LayerNorm of float32 into bf16, as the product behind it reads it; its twin is torch's layer_norm and a cast.
+//
+// The sum of float32 and bf16 in one pass, where torch casts first and then adds.
 
 #include <immintrin.h>
 
@@ -294,6 +296,19 @@ void norm(const float* rows, const float* weight, const float* bias, uint16_t* r
 #pragma omp parallel for schedule(static) num_threads(threads)
     for (int64_t row = 0; row < count; ++row) {
         norm_row(rows + row * width, weight, bias, width, eps, results + row * width);
+    }
+}
+
+// results = left + right of as many numbers.
+void add(const float* left, const uint16_t* right, float* results, int64_t count, int threads) {
+    const int64_t lines = up(count, LANES) / LANES;
+#pragma omp parallel for schedule(static) num_threads(threads)
+    for (int64_t line = 0; line < lines; ++line) {
+        const int64_t at = line * LANES;
+        const __mmask16 here = inside(at, count);
+        const __m512i bits = _mm512_cvtepu16_epi32(_mm256_maskz_loadu_epi16(here, right + at));
+        const __m512 wide = _mm512_castsi512_ps(_mm512_slli_epi32(bits, 16));
+        _mm512_mask_storeu_ps(results + at, here, _mm512_add_ps(_mm512_maskz_loadu_ps(here, left + at), wide));
     }
 }
 }

@@ -1,8 +1,9 @@
 """The kernels in ``native.cpp``, which are built once on every machine that can use them.
 
 Attention: beside torch's operators, scores never reach memory, they are not rounded, and nothing is copied between the
-layers and the kernel. LayerNorm: its result is written in bf16 at once. Optional: where they cannot be had,
-:func:`vitrail.nn.attention.attend` and torch's own norm do the same.
+layers and the kernel. LayerNorm: its result is written in bf16 at once. Sums of float32 and bf16: without a cast
+before. Optional: where they cannot be had,
+:func:`vitrail.nn.attention.attend` and torch's own operators do the same.
 """
 
 from __future__ import annotations
@@ -61,10 +62,12 @@ class Native:
     Attributes:
         attention: for :func:`vitrail.nn.attention.attention_kernel`.
         norm: LayerNorm of float32 into bf16.
+        add: the sum of two tensors.
     """
 
     attention: Way
     norm: Callable[[Tensor, Tensor, Tensor, float], Tensor]
+    add: Callable[[Tensor, Tensor], Tensor]
 
 
 class NativeAttention:
@@ -158,6 +161,39 @@ class NativeNorm:
         return result
 
 
+class NativeSum:
+    """The sum of float32 and bf16 by the kernel; of anything else, by torch.
+
+    Args:
+        library: the built kernels.
+    """
+
+    def __init__(self, library: ctypes.CDLL) -> None:
+        self._add = library.add
+        self._add.argtypes = (*[ctypes.c_void_p] * 3, ctypes.c_int64, ctypes.c_int)
+        self._add.restype = None
+
+    def __call__(self, left: Float[Tensor, "*n"], right: Float[Tensor, "*n"]) -> Float[Tensor, "*n"]:
+        """``left + right``, bit for bit."""
+        if not self._takes(left, right):
+            return left + right
+        result = torch.empty_like(left)
+        told = (part.data_ptr() for part in (left, right, result))
+        self._add(*told, left.numel(), torch.get_num_threads())
+        return result
+
+    @staticmethod
+    def _takes(left: Tensor, right: Tensor) -> bool:
+        return (
+            (left.dtype, right.dtype) == (torch.float32, torch.bfloat16)
+            and left.shape == right.shape
+            and left.device.type == "cpu"
+            and left.is_contiguous()
+            and right.is_contiguous()
+            and not (torch.is_grad_enabled() and (left.requires_grad or right.requires_grad))
+        )
+
+
 @cache
 def native() -> Native:
     """The kernels, built where this machine does not have them yet.
@@ -173,7 +209,7 @@ def native() -> Native:
         raise Unavailable(f"they cannot be loaded ({error})") from error
     if not library.supported():
         raise Unavailable("the processor has no AVX512-BF16")
-    return Native(NativeAttention(library), NativeNorm(library))
+    return Native(NativeAttention(library), NativeNorm(library), NativeSum(library))
 
 
 def _built() -> Path:

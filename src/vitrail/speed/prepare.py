@@ -120,7 +120,7 @@ def prepare(
     form, attention = "bf16 packed", None
     if kernels is not None:
         form, attention = "bf16 packed with native kernels", kernels.attention
-        round_norms(ready, kernels)
+        speed_residuals(ready, kernels)
     said += f", {heard}" if heard else ""
     side = _side(model)
     if at_once is not None and batch_size * side > at_once:
@@ -149,13 +149,19 @@ def pack(model: nn.Module) -> tuple[int, int]:
     return packed, sum(isinstance(layer, nn.Linear | KeylessLinear) for layer in layers)
 
 
-def round_norms(model: nn.Module, kernels: Native) -> None:
-    """Let the norms that stand before packed products alone write bf16, in place."""
+def speed_residuals(model: nn.Module, kernels: Native) -> None:
+    """Let what stands between packed products be done by kernels, in place: norms before them, sums behind them."""
+
+    def order(x: Tensor, norm: nn.Module, branch: Callable[[Tensor], Tensor]) -> Tensor:
+        return kernels.add(x, branch(norm(x)))
+
     for block in list(model.modules()):
         if isinstance(block, ParallelBlock) or (isinstance(block, Block) and block.order is pre_norm):
             for name, norm in list(block.named_children()):
                 if type(norm) is nn.LayerNorm and norm.bias is not None and norm.weight.dtype == torch.float32:
                     block.set_submodule(name, RoundedNorm(norm, kernels.norm).eval())
+        if isinstance(block, Block) and block.order is pre_norm:
+            block.order = order
 
 
 def _fold_activation(mlp: Mlp) -> None:
