@@ -24,7 +24,10 @@ def config() -> PretrainConfig:
         model="vit_tiny_patch16_224",
         image_size=28,
         patch_size=4,
-        model_options=("in_channels=1", "embed_dim=128", "depth=6", "num_heads=2"),
+        model_options=(
+            *("in_channels=1", "embed_dim=128", "depth=6", "num_heads=2"),
+            *("positions=sincos", "init=jax"),
+        ),
         method_options=("decoder_embed_dim=64", "decoder_depth=2", "decoder_num_heads=2"),
         crop=1.0,
         crop_scale=(0.6, 1.0),
