@@ -16,7 +16,7 @@ from rich.table import Table
 from timing import interleaved
 
 from vitrail.models import build, config_of
-from vitrail.speed import calibrate, predict_time, prepare
+from vitrail.speed import calibrate, predict_time, prepare, prepared_attention
 from vitrail.speed.bench import machine
 from vitrail.speed.malloc import keep_freed_memory
 
@@ -38,7 +38,7 @@ def main() -> None:
     given = parser.parse_args()
     keep_freed_memory()
 
-    rates = calibrate(given.precision)
+    rates, attention = calibrate(given.precision), prepared_attention(given.precision)
     runs, expected = {}, {}
     for name, (model_name, side, batch) in CASES.items():
         if given.only in name:
@@ -46,7 +46,7 @@ def main() -> None:
             model = build(config)
             prepared = prepare(model, torch.device("cpu"), given.precision, batch)
             runs[name] = partial(prepared, *model.example_inputs(batch))
-            expected[name] = predict_time(config, rates, name, None, batch, given.precision).inference
+            expected[name] = predict_time(config, rates, name, None, batch, given.precision, attention).inference
     seconds = interleaved(runs, given.rounds)
     table = Table("model, batch", "predicted, ms", "measured, ms", "predicted / measured", box=None)
     for name, took in seconds.items():

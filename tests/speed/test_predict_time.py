@@ -53,6 +53,11 @@ def test_bf16_moves_fewer_bytes() -> None:
     assert half.flops == full.flops and half.bytes < 0.8 * full.bytes
 
 
+def test_scores_that_never_reach_memory_cost_no_bytes() -> None:
+    written, kept = (inference_operations(Shape(CONFIG, (256, 256), 2, "bf16"), way) for way in ("plain", "fused"))
+    assert kept.flops == written.flops and kept.bytes < 0.5 * written.bytes
+
+
 def test_this_machine_has_rates() -> None:
     rates = calibrate("fp32")
     assert 1e8 < rates.flops < 1e15 and 1e7 < rates.bytes < 1e13

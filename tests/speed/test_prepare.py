@@ -18,6 +18,7 @@ from vitrail.nn import ACTIVATIONS, Mlp
 from vitrail.nn.linear import KeylessLinear
 from vitrail.nn.lora import LoRALinear
 from vitrail.nn.residual import LayerScale
+from vitrail.speed import native
 from vitrail.speed import packed as packed_module
 from vitrail.speed.packed import PackedLinear, missing_operators
 from vitrail.speed.prepare import Prepared, pack, prepare
@@ -33,7 +34,8 @@ packs = pytest.mark.skipif(bool(missing_operators()), reason=missing_operators()
 def _packing_pays(monkeypatch: pytest.MonkeyPatch) -> None:
     """The clock of a busy machine decides nothing here."""
     monkeypatch.setattr(module, "_layer_times", lambda: [2.0, 1.0])
-    monkeypatch.setattr(module, "_attention_times", lambda kernel: [3.0, 1.0])
+    monkeypatch.setattr(native, "_attention_times", lambda kernel: [3.0, 1.0])
+    monkeypatch.setattr(native, "remembered", lambda question, device, measure: measure())
     monkeypatch.setattr(module, "remembered", lambda question, device, measure: measure())
 
 

@@ -16,7 +16,17 @@ from vitrail.jobs.progress import say
 from vitrail.jobs.settings import ImageSize
 from vitrail.models import config_of
 from vitrail.nn.embed import as_pair
-from vitrail.speed import Cost, Curve, PredictedTime, calibrate, cost, curve, draw_curves, predict_time
+from vitrail.speed import (
+    Cost,
+    Curve,
+    PredictedTime,
+    calibrate,
+    cost,
+    curve,
+    draw_curves,
+    predict_time,
+    prepared_attention,
+)
 
 SIDES = (224, 336, 448, 672, 896, 1344)
 
@@ -61,9 +71,9 @@ def plan(config: PlanConfig) -> list[Cost]:
     accounts = [cost(config_of(name), name, size, config.batch_size, config.precision) for name in config.models]
     times: list[PredictedTime] = []
     if config.time:
-        rates = calibrate(config.precision)
+        rates, attention = calibrate(config.precision), prepared_attention(config.precision)
         times = [
-            predict_time(config_of(name), rates, name, size, config.batch_size, config.precision)
+            predict_time(config_of(name), rates, name, size, config.batch_size, config.precision, attention)
             for name in config.models
         ]
     for number, account in enumerate(accounts):

@@ -3,7 +3,7 @@
 from vitrail.speed.cost import Cost, Memory, PartCost, cost, inference_memory, macs, training_memory
 from vitrail.speed.curve import Curve, curve, draw_curves
 from vitrail.speed.merge import merged
-from vitrail.speed.predict_time import PredictedTime, Rates, calibrate, predict_time
+from vitrail.speed.predict_time import PredictedTime, Rates, calibrate, predict_time, prepared_attention
 from vitrail.speed.prepare import Prepared, prepare
 
 __all__ = [
@@ -23,5 +23,6 @@ __all__ = [
     "merged",
     "predict_time",
     "prepare",
+    "prepared_attention",
     "training_memory",
 ]

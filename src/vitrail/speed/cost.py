@@ -212,7 +212,7 @@ def _macs_by_part(shape: Shape) -> Counter[str]:
     counts: Counter[str] = Counter()
     with shape.pretend(torch.float32) as (model, inputs), torch.no_grad(), attention_kernel("fused"):
         names = {_path(path): part for path, part in _part_by_path(model).items()}
-        with FlopCounterMode(display=False, custom_mapping=_ATTENTION) as counter:
+        with FlopCounterMode(display=False, custom_mapping=ATTENTION_FLOPS) as counter:
             model.eval()(*inputs)
         by_module = {path: sum(ops.values()) for path, ops in counter.get_flop_counts().items() if path != "Global"}
     root = type(model).__name__
@@ -249,7 +249,8 @@ def _attention_flops(
     return sdpa_flop_count(query, key, value)
 
 
-_ATTENTION = {torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: _attention_flops}
+ATTENTION_FLOPS = {torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: _attention_flops}
+"""The fused kernel's arithmetic, which torch's own table lacks."""
 
 
 def _inference(shape: Shape, kernel: Kernel) -> Memory:

@@ -56,7 +56,7 @@ inline uint32_t pair_at(const uint16_t* numbers) {
     return both;
 }
 
-// 2^x for x <= 0, to 1e-4 of the result: a twentieth of a step of the bf16 that it becomes.
+// 2^x for x <= 0, to 1e-4 of the result: a fortieth of a step of the bf16 that it becomes.
 inline __m512 exp2_of(__m512 x) {
     x = _mm512_max_ps(_mm512_set1_ps(-150.f), x);  // In this order a NaN stays one.
     const __m512 whole = _mm512_roundscale_ps(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);

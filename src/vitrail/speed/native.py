@@ -24,15 +24,18 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from vitrail.machine import user_cache
+from vitrail.machine import best_of, remembered, user_cache
 from vitrail.nn.attention import Mask, Way, attend, attention_kernel
 
 SOURCE = Path(__file__).with_name("native.cpp")
-COMPILERS = ("g++", "clang++")
+COMPILER = "g++"
+"""Its threads are those of torch: both come from libgomp."""
 FLAGS = (
     *("-O3", "-std=c++17", "-shared", "-fPIC", "-fopenmp"),
     *("-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl", "-mavx512bf16", "-mfma"),
 )
+TIMED_HEADS = (4, 12, 197, 64)
+"""The queries by which attention is timed: a ViT-B's, of four pictures."""
 LANES = 16
 """Numbers of a head come in multiples of it."""
 PATIENCE_S = 120.0
@@ -212,6 +215,24 @@ def native() -> Native:
     return Native(NativeAttention(library), NativeNorm(library), NativeSum(library))
 
 
+def native_if_quicker(device: torch.device) -> tuple[Native | None, str]:
+    """The kernels where they can be had and attention proves quicker (timed once on each machine); and why or not."""
+    try:
+        kernels = native()
+    except Unavailable as reason:
+        return None, f"attention by torch: no native kernels, {reason}"
+    usual, its = remembered("attention", device, lambda: _attention_times(kernels.attention))
+    if its >= usual:
+        return None, "attention by torch, the native kernel is no quicker here"
+    return kernels, f"a native kernel for attention ({usual / its:.2f} times as quick)"
+
+
+@torch.inference_mode()
+def _attention_times(kernel: Way) -> list[float]:
+    query = torch.randn(*TIMED_HEADS, dtype=torch.bfloat16)
+    return [best_of(lambda: attend(query, query, query)), best_of(lambda: kernel(query, query, query, None))]
+
+
 def _built() -> Path:
     """The library in the user's cache: named after what it is made of, written whole or not at all."""
     code = SOURCE.read_bytes()
@@ -219,9 +240,9 @@ def _built() -> Path:
     file = user_cache() / "kernels" / f"native-{digest}.so"
     if file.exists():
         return file
-    compiler = next(filter(None, map(shutil.which, COMPILERS)), None)
+    compiler = shutil.which(COMPILER)
     if compiler is None:
-        raise Unavailable("there is no C++ compiler")
+        raise Unavailable(f"there is no {COMPILER}")
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=file.parent, prefix=".building-") as folder:
@@ -231,5 +252,5 @@ def _built() -> Path:
             )
             made.replace(file)
     except (OSError, subprocess.SubprocessError) as error:
-        raise Unavailable(f"{Path(compiler).name} did not build them ({error})") from error
+        raise Unavailable(f"{COMPILER} did not build them ({error})") from error
     return file

@@ -24,8 +24,9 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry
 
 from vitrail.models import ModelConfig
-from vitrail.nn.attention import attention_kernel
-from vitrail.speed.cost import Precision, Shape
+from vitrail.nn.attention import Kernel, attention_kernel
+from vitrail.speed.cost import ATTENTION_FLOPS, Precision, Shape
+from vitrail.speed.native import native_if_quicker
 
 ROWS, WIDTH, WIDER = 1576, 768, 3072
 """The calibration product: the first layer of ViT-B's MLP, eight pictures at once."""
@@ -107,6 +108,7 @@ def predict_time(
     img_size: tuple[int, int] | None = None,
     batch: int = 1,
     precision: Precision = "fp32",
+    attention: Kernel = "plain",
 ) -> PredictedTime:
     """Seconds of a forward pass and of a training step.
 
@@ -117,16 +119,23 @@ def predict_time(
         img_size: ``(height, width)``; the model's own when None.
         batch: pictures at once.
         precision: as for :func:`~vitrail.speed.cost`.
+        attention: of inference; ``"fused"`` where scores never reach memory (the native kernels).
     """
     shape = Shape(config, img_size, batch, precision)
-    forward, step = inference_operations(shape), training_operations(shape)
+    forward, step = inference_operations(shape, attention), training_operations(shape)
     return PredictedTime(name, batch, forward.seconds(rates), step.seconds(rates), rates)
 
 
-def inference_operations(shape: Shape) -> Operations:
-    """The work of a forward pass."""
+def prepared_attention(precision: Precision) -> Kernel:
+    """How a prepared model attends on this machine's processor, for :func:`predict_time`."""
+    native = precision == "bf16" and native_if_quicker(torch.device("cpu"))[0] is not None
+    return "fused" if native else "plain"
+
+
+def inference_operations(shape: Shape, attention: Kernel = "plain") -> Operations:
+    """The work of a forward pass, attention computed in a way."""
     dtype = torch.bfloat16 if shape.precision == "bf16" else torch.float32
-    with shape.pretend(dtype) as (model, inputs), torch.no_grad(), attention_kernel("plain"), _Counter() as counter:
+    with shape.pretend(dtype) as (model, inputs), torch.no_grad(), attention_kernel(attention), _Counter() as counter:
         model.eval()(*inputs)
     return counter.done
 
@@ -168,7 +177,9 @@ class _Counter(TorchDispatchMode):
         known = {id(tensor.untyped_storage()) for tensor in read}
         fresh = [tensor for tensor in made if id(tensor.untyped_storage()) not in known]
         packet = func.overloadpacket  # type: ignore[attr-defined]  # an OpOverload
-        if packet in flop_registry:
+        if packet in ATTENTION_FLOPS:
+            self.done.flops += ATTENTION_FLOPS[packet](*(heads.shape for heads in args[:3]))
+        elif packet in flop_registry:
             self.done.flops += flop_registry[packet](*args, **(kwargs or {}), out_val=out)
         if fresh or str(packet).endswith("_"):
             self.done.bytes += sum(map(_size, [*read, *fresh]))

@@ -16,13 +16,13 @@ from torch import Tensor, nn
 
 from vitrail.machine import best_of, bf16_pays, remembered
 from vitrail.models import Backbone, Model
-from vitrail.nn.attention import MultiHeadAttention, Way, attend, attention_kernel
+from vitrail.nn.attention import MultiHeadAttention, Way, attention_kernel
 from vitrail.nn.block import Block, ParallelBlock, pre_norm
 from vitrail.nn.linear import KeylessLinear
 from vitrail.nn.mlp import Mlp, SwiGLU
 from vitrail.nn.residual import LayerScale
 from vitrail.speed.malloc import freed_memory_is_kept
-from vitrail.speed.native import Native, Unavailable, native
+from vitrail.speed.native import Native, native_if_quicker
 from vitrail.speed.packed import Folded, PackedLinear, RoundedNorm, missing_operators, post_operation
 from vitrail.speed.twin import twin
 
@@ -32,8 +32,6 @@ AT_ONCE = 16 * 224 * 224
 """Pixels that a CPU works on at once where freed memory goes back to the system: more would wait for fresh pages."""
 TIMED_ROWS, TIMED_DIM, TIMED_OUT = 788, 768, 3072
 """The layer by which packing is timed: the first of a ViT-B's MLP, on four pictures."""
-TIMED_HEADS = (4, 12, 197, 64)
-"""The queries by which attention is timed: a ViT-B's, of four pictures."""
 
 
 @dataclass(frozen=True)
@@ -219,20 +217,7 @@ def _kernels(model: nn.Module, device: torch.device) -> tuple[Native | None, str
     """What is built here, where the model has attention and it is the quicker way; and why it is or not."""
     if not any(isinstance(part, MultiHeadAttention) for part in model.modules()):
         return None, ""
-    try:
-        kernels = native()
-    except Unavailable as reason:
-        return None, f"attention by torch: no native kernels, {reason}"
-    usual, its = remembered("attention", device, lambda: _attention_times(kernels.attention))
-    if its >= usual:
-        return None, "attention by torch, the native kernel is no quicker here"
-    return kernels, f"a native kernel for attention ({usual / its:.2f} times as quick)"
-
-
-@torch.inference_mode()
-def _attention_times(kernel: Way) -> list[float]:
-    query = torch.randn(*TIMED_HEADS, dtype=torch.bfloat16)
-    return [best_of(lambda: attend(query, query, query)), best_of(lambda: kernel(query, query, query, None))]
+    return native_if_quicker(device)
 
 
 def _side(model: nn.Module) -> int:
