@@ -1,5 +1,6 @@
 """The loader: the same bits whatever the workers and the cache, and faults that are named."""
 
+import multiprocessing
 import os
 import signal
 import subprocess
@@ -16,6 +17,7 @@ from tests.data.finished import FinishedLoader
 from tests.data.planted import PlantedSource
 from vitrail.contracts import Batch, VitrailError
 from vitrail.data import Augment, FolderSource, Mixing, Preprocess, Skipped, TrainTransform
+from vitrail.data.loader import _begin_worker
 
 TRANSFORM = TrainTransform(Preprocess((16, 16)), Augment())
 
@@ -220,6 +222,15 @@ def test_a_killed_worker_is_an_error_that_names_its_file():
     loader._reader.source.trouble.clear()
     assert len(list(loader.epoch(0))) == 6
     loader.close()
+
+
+@pytest.mark.parametrize(("orphan", "code"), [(False, 0), (True, 1)])
+def test_a_worker_whose_parent_died_before_it_began_ends(orphan: bool, code: int):
+    parent = os.getppid() if orphan else os.getpid()
+    worker = multiprocessing.get_context("fork").Process(target=_begin_worker, args=(parent, 0))
+    worker.start()
+    worker.join(30)
+    assert worker.exitcode == code
 
 
 def test_a_death_is_told_at_the_next_batch_not_amid_other_work():

@@ -8,6 +8,7 @@ import signal
 import sys
 import threading
 from collections.abc import Callable, Iterator
+from functools import partial
 from types import FrameType
 from typing import Any, Literal, NamedTuple
 
@@ -183,7 +184,7 @@ class Loader:
             collate_fn=_unchanged,
             pin_memory=torch.cuda.is_available(),
             timeout=self.timeout_s,
-            worker_init_fn=_begin_worker,
+            worker_init_fn=partial(_begin_worker, os.getpid()),
             multiprocessing_context=_START_METHOD,
             # Its own: otherwise each epoch would draw from the main process's random state.
             generator=torch.Generator(),
@@ -248,7 +249,11 @@ def _unchanged(outcome: Any) -> Any:
     return outcome
 
 
-def _begin_worker(worker: int) -> None:
+def _begin_worker(parent: int, worker: int) -> None:
+    # Torch's worker ends when its parent's number changes from what it was at its start. If the main process is killed
+    # before that, the worker never sees a change, and would wait for work for good.
+    if os.getppid() != parent:
+        os._exit(1)
     # Ctrl-C reaches the whole process group; whether to stop is for the main process to decide.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     torch.set_num_threads(1)
