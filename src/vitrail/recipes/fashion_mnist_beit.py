@@ -1,8 +1,9 @@
 """BEiT on Fashion-MNIST without labels: a small transformer that tells the visual tokens of masked patches.
 
 Command: ``vitrail pretrain --recipe fashion_mnist_beit`` once fashion_mnist_tokenizer has made the folder it reads
-Cost: not measured yet; meant to be fashion_mnist_mae's: a third of its epochs, for the encoder sees all patches.
-Expected: not measured yet. ``loss`` should fall below ``token_entropy`` within the first hundred steps.
+Cost: about 17 minutes of one CPU core with bf16 (480 pictures a second), and 13 once for the tokenizer.
+Expected: three epochs (seed 0) gave 82.95 % in a linear probe on 10,000 labels, fresh weights 76.62 %; eight have not
+been run. ``loss`` falls below ``token_entropy`` within the first hundred steps.
 """
 
 from __future__ import annotations

@@ -3,8 +3,9 @@
 Command: ``vitrail pretrain --recipe fashion_mnist_mae --out runs/mae``, then
 ``vitrail probe fashion-mnist --model runs/mae`` and, on 1,000 labels,
 ``vitrail train fashion-mnist --model runs/mae --train-limit 1000``
-Cost: about 10 minutes on 2 CPU cores with bf16, estimated from 12 epochs that took 14 minutes of one shared core.
-Expected: those 12 epochs (seed 0) gave 87.2 % in a linear probe (fresh weights 81.2 %) and 84.1 % by neighbours.
+Cost: about 20 minutes of one CPU core with bf16 (1,050 pictures a second).
+Expected: 88.0 % in a linear probe and 86.1 % by ten nearest neighbours (seed 0); fresh weights: 79.0 and 70.2 %,
+neighbours on pixels 85.6 %.
 """
 
 from __future__ import annotations
