@@ -2,8 +2,7 @@
 
 Attention: beside torch's operators, scores never reach memory, they are not rounded, and nothing is copied between the
 layers and the kernel. LayerNorm: its result is written in bf16 at once. Sums of float32 and bf16: without a cast
-before. Optional: where they cannot be had,
-:func:`vitrail.nn.attention.attend` and torch's own operators do the same.
+before. Optional: where they cannot be had, :func:`vitrail.nn.attention.attend` and torch's own operators do the same.
 """
 
 from __future__ import annotations
@@ -26,6 +25,7 @@ from torch import Tensor
 
 from vitrail.machine import best_of, remembered, user_cache
 from vitrail.nn.attention import Mask, Way, attend, attention_kernel
+from vitrail.speed.packed import rounds_to_bf16
 
 SOURCE = Path(__file__).with_name("native.cpp")
 COMPILER = "g++"
@@ -120,12 +120,9 @@ class NativeAttention:
 
     @staticmethod
     def _takes(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> bool:
-        rounded = query.dtype == torch.bfloat16 or (
-            torch.is_autocast_enabled("cpu") and torch.get_autocast_dtype("cpu") == torch.bfloat16
-        )
         learns = torch.is_grad_enabled() and any(one.requires_grad for one in (query, key, value))
         return (
-            rounded
+            (query.dtype == torch.bfloat16 or rounds_to_bf16())
             and not learns
             and query.device.type == "cpu"
             and query.shape[-1] % LANES == 0

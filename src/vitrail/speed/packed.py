@@ -133,10 +133,14 @@ class Folded(nn.Module):
         return x
 
 
+def rounds_to_bf16() -> bool:
+    """Whether autocast does a CPU's products in bf16 here."""
+    return torch.is_autocast_enabled("cpu") and torch.get_autocast_dtype("cpu") == torch.bfloat16
+
+
 def _is_bf16_inference(x: Tensor) -> bool:
     return (
-        torch.is_autocast_enabled("cpu")
-        and torch.get_autocast_dtype("cpu") == torch.bfloat16
+        rounds_to_bf16()
         and x.device.type == "cpu"
         and not (torch.is_grad_enabled() and x.requires_grad)
     )
