@@ -139,8 +139,4 @@ def rounds_to_bf16() -> bool:
 
 
 def _is_bf16_inference(x: Tensor) -> bool:
-    return (
-        rounds_to_bf16()
-        and x.device.type == "cpu"
-        and not (torch.is_grad_enabled() and x.requires_grad)
-    )
+    return rounds_to_bf16() and x.device.type == "cpu" and not (torch.is_grad_enabled() and x.requires_grad)
