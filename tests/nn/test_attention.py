@@ -72,6 +72,16 @@ def test_float_and_bool_masks_mean_the_same_in_all_kernels(attention, kernel):
             torch.testing.assert_close(out, expected.float(), atol=1e-5, rtol=1e-5)
 
 
+@pytest.mark.parametrize("kernel", ["fused", "plain", "blocks"])
+def test_masks_of_some_repeat_for_the_others(attention, kernel):
+    x, masks = torch.randn(6, 5, 24), torch.randn(3, 1, 5, 5)
+    expected, rows = by_hand(attention, x, masks.repeat(2, 1, 1, 1))
+    tokens, context = Tokens(x, (5, 1)), Context(mask=masks)
+    with attention_kernel(kernel):
+        torch.testing.assert_close(attention(tokens, context), expected.float(), atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(attention.weights(tokens, context), rows.float(), atol=1e-5, rtol=1e-5)
+
+
 def test_a_bias_per_head_reaches_its_head(attention):
     x = torch.randn(1, 4, 24)
     bias = torch.randn(1, 3, 4, 4)

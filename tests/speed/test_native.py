@@ -89,6 +89,14 @@ def test_a_bias_may_lie_in_memory_as_it_likes() -> None:
 
 
 @runs
+def test_biases_of_some_repeat_for_the_others() -> None:
+    query, key, value = joint(6, 3, 20, 32)
+    bias = torch.randn(3, 3, 20, 20)
+    found = native().attention(query, key, value, bias)
+    assert off(found, exact(query, key, value, bias.repeat(2, 1, 1, 1))) < 0.004
+
+
+@runs
 def test_what_is_shut_out_counts_for_nothing() -> None:
     query, key, value = joint(1, 2, 40, 32)
     bias = torch.zeros(1, 1, 1, 40)

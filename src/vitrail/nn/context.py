@@ -39,7 +39,8 @@ class Context(NamedTuple):
 
     Attributes:
         mask: added to the attention scores when float, or True where a key may be seen when bool; broadcastable to
-            ``(B, heads, queries, keys)``.
+            ``(B, heads, queries, keys)``. A first dimension that divides B repeats: the windows of one picture after
+            those of another.
         positions: added to queries (and, attending to themselves, keys) but not to values, ``(B, N, D)``.
         rotary: turns queries and keys by their place on the grid.
         memory: what cross-attention reads.

@@ -75,9 +75,7 @@ class WindowMixer(Mixer):
         if chosen is not None:
             windows = windows.unflatten(0, (tokens.values.shape[0], -1))[:, chosen].flatten(0, 1)
             mask = None if mask is None else mask[chosen]
-        if mask is not None:
-            mask = mask.repeat(tokens.values.shape[0], 1, 1).unsqueeze(1)
-        return Tokens(windows, self.window), context._replace(mask=mask)
+        return Tokens(windows, self.window), context._replace(mask=None if mask is None else mask[:, None])
 
     def extra_repr(self) -> str:
         """Window and shift, in ``repr(model)``."""

@@ -34,9 +34,11 @@ struct Heads {
 };
 
 // What is added to the scores, float32; a stride of 0 says the same for all. Without data: nothing.
+// There are ``count`` of them, and then the first again.
 struct Bias {
     const float* data;
-    int64_t batch, head, row, key;
+    int64_t batch, head, row, key, count;
+    const float* at(int64_t b, int64_t h, int64_t r) const { return data + b % count * batch + h * head + r * row; }
 };
 
 struct Sizes {
@@ -202,9 +204,7 @@ struct Worker {
             }
         }
         for (int r = 0; r < R; ++r) {
-            const float* added = bias.data == nullptr
-                                     ? nullptr
-                                     : bias.data + b * bias.batch + h * bias.head + (first + r) * bias.row;
+            const float* added = bias.data == nullptr ? nullptr : bias.at(b, h, first + r);
             shares[r] = soften(scores + r * width, sizes.keys, scale, added, bias.key, weights + r * width);
             softened[r] = weights + r * width;
         }

@@ -47,7 +47,7 @@ class _Heads(ctypes.Structure):
 
 
 class _Bias(ctypes.Structure):
-    _fields_ = (*_Heads._fields_, ("key", ctypes.c_int64))
+    _fields_ = (*_Heads._fields_, ("key", ctypes.c_int64), ("count", ctypes.c_int64))
 
 
 class _Sizes(ctypes.Structure):
@@ -103,13 +103,13 @@ class NativeAttention:
         # Head by head inside a row, as the layer behind reads it.
         result = query.new_empty(batch, queries, heads, dim, dtype=torch.bfloat16).transpose(1, 2)
         read = [_rows(heads.to(torch.bfloat16)) for heads in (query, key, value)]
-        bias = None if mask is None else mask.float().expand(batch, heads, queries, key.shape[-2])
+        bias = None if mask is None else mask.float().expand(-1, heads, queries, key.shape[-2])
         if bias is not None and bias.stride(3) not in (0, 1):
             bias = bias.contiguous()
         sizes = _Sizes(batch, heads, queries, key.shape[-2], dim)
         failed = self._attend(
             *(ctypes.byref(_Heads(one.data_ptr(), *one.stride()[:3])) for one in (*read, result)),
-            ctypes.byref(_Bias() if bias is None else _Bias(bias.data_ptr(), *bias.stride())),
+            ctypes.byref(_Bias() if bias is None else _Bias(bias.data_ptr(), *bias.stride(), bias.shape[0])),
             ctypes.byref(sizes),
             dim**-0.5,
             torch.get_num_threads(),
@@ -128,7 +128,7 @@ class NativeAttention:
             and query.shape[-1] % LANES == 0
             and query.shape[-1] == value.shape[-1]
             and min(query.numel(), key.numel()) > 0
-            and (mask is None or mask.dtype != torch.bool)
+            and (mask is None or (mask.dtype != torch.bool and query.shape[0] % mask.shape[0] == 0))
         )
 
 
