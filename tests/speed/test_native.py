@@ -165,9 +165,10 @@ def test_dropout_is_not_forgotten() -> None:
 @runs
 @pytest.mark.parametrize("width", [1, 15, 16, 17, 96, 384, 1000])
 @pytest.mark.parametrize("rows", [(1,), (2, 7), (3, 1, 5), (0, 4)], ids=str)
-def test_norms_of_every_width(rows: tuple[int, ...], width: int) -> None:
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_norms_of_every_width(rows: tuple[int, ...], width: int, dtype: torch.dtype) -> None:
     torch.manual_seed(width)
-    x, weight, bias = 30 + 3 * torch.randn(*rows, width), torch.randn(width), torch.randn(width)
+    x, weight, bias = (30 + 3 * torch.randn(*rows, width)).to(dtype), torch.randn(width), torch.randn(width)
     found = native().norm(x, weight, bias, 1e-6)
     wanted = F.layer_norm(x.double(), (width,), weight.double(), bias.double(), 1e-6)
     assert found.dtype == torch.bfloat16 and found.shape == x.shape
@@ -272,6 +273,26 @@ class TestPrepared:
         with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16):
             model(images)
         assert len(asked) == 2, "the plain model is asked as ever"
+
+    @runs
+    def test_a_stream_in_bf16_is_normed_by_it_too(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        torch.manual_seed(0)
+        small = {"img_size": (64, 64), "depths": [1, 1, 2, 1], "embed_dim": 32, "num_heads": [1, 2, 4, 8]}
+        model = build(config_of("swin_tiny_patch4_window7_224", small)).eval()
+        seen: list[torch.dtype] = []
+        plain = native()
+
+        def watched(x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
+            seen.append(x.dtype)
+            return plain.norm(x, weight, bias, eps)
+
+        monkeypatch.setattr(module, "native", lambda: Native(plain.attention, watched, plain.add))
+        images = torch.randn(2, 3, 64, 64)
+        found = prepare(model, CPU, "bf16", 2)(images)
+        with torch.inference_mode():
+            assert off(found, model(images).double()) < 0.02
+        # Of the patches, two of every block, three before pictures are halved, and the last.
+        assert seen == [torch.bfloat16] * (1 + 2 * 5 + 3 + 1)
 
     def test_without_it_the_line_says_why(self, model: nn.Module, monkeypatch: pytest.MonkeyPatch) -> None:
         def refuse() -> Native:

@@ -93,7 +93,9 @@ class _Cut:
 
     def split(self, values: Values) -> Float[Tensor, "bw n2 d"]:
         """``(B, H·W, D)`` into ``(B · windows, window places, D)``."""
-        x = F.pad(values.unflatten(1, self.grid), (0, 0, 0, self.fill[1], 0, self.fill[0]))
+        x = values.unflatten(1, self.grid)
+        if any(self.fill):
+            x = F.pad(x, (0, 0, 0, self.fill[1], 0, self.fill[0]))
         if any(self.shift):
             x = x.roll((-self.shift[0], -self.shift[1]), dims=(1, 2))
         x = x.unflatten(2, (-1, self.window[1])).unflatten(1, (-1, self.window[0]))

@@ -5,7 +5,7 @@
 // values of a head are laid out once as the processor's product of pairs reads them, and stay in the second-level cache.
 // Queries, keys and values are read, and the result is written, where the layers before and behind have them.
 //
-// LayerNorm of float32 into bf16, as the product behind it reads it; its twin is torch's layer_norm and a cast.
+// LayerNorm of float32 or bf16 into bf16, as the product behind it reads it; its twin is torch's layer_norm and a cast.
 //
 // The sum of float32 and bf16 in one pass, where torch casts first and then adds.
 
@@ -58,6 +58,13 @@ inline uint32_t pair_at(const uint16_t* numbers) {
     return both;
 }
 
+// Numbers of either type, as float32; zeros where ``here`` says nothing.
+inline __m512 read(const float* numbers, __mmask16 here) { return _mm512_maskz_loadu_ps(here, numbers); }
+inline __m512 read(const uint16_t* numbers, __mmask16 here) {
+    const __m512i bits = _mm512_cvtepu16_epi32(_mm256_maskz_loadu_epi16(here, numbers));
+    return _mm512_castsi512_ps(_mm512_slli_epi32(bits, 16));
+}
+
 // 2^x for x <= 0, to 1e-4 of the result: a fortieth of a step of the bf16 that it becomes.
 inline __m512 exp2_of(__m512 x) {
     x = _mm512_max_ps(_mm512_set1_ps(-150.f), x);  // In this order a NaN stays one.
@@ -69,16 +76,51 @@ inline __m512 exp2_of(__m512 x) {
     return _mm512_scalef_ps(sum, whole);
 }
 
+// 16 rows of 16 pairs into 16 pairs of 16 rows.
+inline void transpose(__m512i (&rows)[LANES]) {
+    __m512i half[LANES];
+    for (int i = 0; i < 16; i += 2) {
+        half[i] = _mm512_unpacklo_epi32(rows[i], rows[i + 1]);
+        half[i + 1] = _mm512_unpackhi_epi32(rows[i], rows[i + 1]);
+    }
+    for (int i = 0; i < 16; i += 4) {
+        rows[i] = _mm512_unpacklo_epi64(half[i], half[i + 2]);
+        rows[i + 1] = _mm512_unpackhi_epi64(half[i], half[i + 2]);
+        rows[i + 2] = _mm512_unpacklo_epi64(half[i + 1], half[i + 3]);
+        rows[i + 3] = _mm512_unpackhi_epi64(half[i + 1], half[i + 3]);
+    }
+    // Each register now has, in its quarter q, pair 4 q + i % 4 of four rows; whole quarters change places from here.
+    for (int i = 0; i < 4; ++i) {
+        half[i] = _mm512_shuffle_i32x4(rows[i], rows[i + 4], 0x88);
+        half[i + 4] = _mm512_shuffle_i32x4(rows[i], rows[i + 4], 0xdd);
+        half[i + 8] = _mm512_shuffle_i32x4(rows[i + 8], rows[i + 12], 0x88);
+        half[i + 12] = _mm512_shuffle_i32x4(rows[i + 8], rows[i + 12], 0xdd);
+    }
+    for (int i = 0; i < 4; ++i) {
+        rows[i] = _mm512_shuffle_i32x4(half[i], half[i + 8], 0x88);
+        rows[i + 4] = _mm512_shuffle_i32x4(half[i + 4], half[i + 12], 0x88);
+        rows[i + 8] = _mm512_shuffle_i32x4(half[i], half[i + 8], 0xdd);
+        rows[i + 12] = _mm512_shuffle_i32x4(half[i + 4], half[i + 12], 0xdd);
+    }
+}
+
 // Keys as (block of 64 keys, pair of the head's numbers, key): what 16 lanes read for one pair lies side by side.
 void pack_keys(const Heads& keys, int64_t b, int64_t h, const Sizes& sizes, uint32_t* packed) {
     const int64_t steps = sizes.dim / 2;
-    for (int64_t start = 0; start < sizes.keys; start += BLOCK) {
-        uint32_t* block = packed + start * steps;
-        const int64_t count = std::min(BLOCK, sizes.keys - start);
-        if (count < BLOCK) std::memset(block, 0, BLOCK * steps * sizeof *block);
-        for (int64_t key = 0; key < count; ++key) {
-            const uint16_t* numbers = keys.at(b, h, start + key);
-            for (int64_t step = 0; step < steps; ++step) block[step * BLOCK + key] = pair_at(numbers + 2 * step);
+    for (int64_t start = 0; start < sizes.keys; start += LANES) {
+        uint32_t* lanes = packed + start / BLOCK * BLOCK * steps + start % BLOCK;
+        const int64_t count = std::min(LANES, sizes.keys - start);
+        for (int64_t step = 0; step < steps; step += LANES) {
+            const __mmask16 here = inside(step, steps);
+            __m512i rows[LANES];
+            for (int64_t key = 0; key < LANES; ++key) {
+                rows[key] = key < count ? _mm512_maskz_loadu_epi32(here, keys.at(b, h, start + key) + 2 * step)
+                                        : _mm512_setzero_si512();
+            }
+            transpose(rows);
+            for (int64_t pair = 0; pair < std::min(LANES, steps - step); ++pair) {
+                _mm512_storeu_si512(lanes + (step + pair) * BLOCK, rows[pair]);
+            }
         }
     }
 }
@@ -137,25 +179,28 @@ void mix(const uint16_t* const* weights, const uint32_t* values, int64_t dim, in
 // One row of scores into weights in bf16, not yet divided by their sum; returns one over the sum.
 float soften(float* scores, int64_t keys, float scale, const float* bias, int64_t bias_step, uint16_t* weights) {
     const __m512 lowest = _mm512_set1_ps(-std::numeric_limits<float>::infinity());
-    const int64_t width = up(keys, LANES);
     __m512 factor = _mm512_set1_ps(scale * LOG2E), most = lowest;
-    std::fill(scores + keys, scores + width, -std::numeric_limits<float>::infinity());
+    // What lies behind the last key is masked, not filled: one wide read of many narrow writes would wait for them.
     if (bias == nullptr) {
-        for (int64_t at = 0; at < width; at += LANES) most = _mm512_max_ps(most, _mm512_loadu_ps(scores + at));
+        for (int64_t at = 0; at < keys; at += LANES) {
+            most = _mm512_mask_max_ps(most, inside(at, keys), most, _mm512_loadu_ps(scores + at));
+        }
     } else {
-        for (int64_t at = 0; at < width; at += LANES) {
-            const __m512 added = bias_step ? _mm512_maskz_loadu_ps(inside(at, keys), bias + at) : _mm512_set1_ps(*bias);
+        for (int64_t at = 0; at < keys; at += LANES) {
+            const __mmask16 here = inside(at, keys);
+            const __m512 added = bias_step ? _mm512_maskz_loadu_ps(here, bias + at) : _mm512_set1_ps(*bias);
             const __m512 values = _mm512_mul_ps(_mm512_loadu_ps(scores + at), factor);
             const __m512 both = _mm512_fmadd_ps(added, _mm512_set1_ps(LOG2E), values);
             _mm512_storeu_ps(scores + at, both);
-            most = _mm512_max_ps(most, both);
+            most = _mm512_mask_max_ps(most, here, most, both);
         }
         factor = _mm512_set1_ps(1.f);
     }
     const __m512 peak = _mm512_mul_ps(_mm512_set1_ps(_mm512_reduce_max_ps(most)), factor);
     __m512 total = _mm512_setzero_ps();
-    for (int64_t at = 0; at < width; at += LANES) {
-        const __m512 values = exp2_of(_mm512_fmsub_ps(_mm512_loadu_ps(scores + at), factor, peak));
+    for (int64_t at = 0; at < keys; at += LANES) {
+        const __m512 all = exp2_of(_mm512_fmsub_ps(_mm512_loadu_ps(scores + at), factor, peak));
+        const __m512 values = _mm512_maskz_mov_ps(inside(at, keys), all);
         total = _mm512_add_ps(total, values);
         _mm256_storeu_si256((__m256i*)(weights + at), (__m256i)_mm512_cvtneps_pbh(values));
     }
@@ -238,25 +283,35 @@ struct Worker {
 };
 
 // (row - mean) / √(variance + eps) · weight + bias of one row.
-void norm_row(const float* row, const float* weight, const float* bias, int64_t width, float eps, uint16_t* result) {
+template <typename T>
+void norm_row(const T* row, const float* weight, const float* bias, int64_t width, float eps, uint16_t* result) {
     __m512 sum = _mm512_setzero_ps(), squares = _mm512_setzero_ps();
     for (int64_t at = 0; at < width; at += LANES) {
-        sum = _mm512_add_ps(sum, _mm512_maskz_loadu_ps(inside(at, width), row + at));
+        sum = _mm512_add_ps(sum, read(row + at, inside(at, width)));
     }
     const __m512 mean = _mm512_set1_ps(_mm512_reduce_add_ps(sum) / (float)width);
     for (int64_t at = 0; at < width; at += LANES) {
         const __mmask16 here = inside(at, width);
-        const __m512 apart = _mm512_maskz_sub_ps(here, _mm512_maskz_loadu_ps(here, row + at), mean);
+        const __m512 apart = _mm512_maskz_sub_ps(here, read(row + at, here), mean);
         squares = _mm512_fmadd_ps(apart, apart, squares);
     }
     const float variance = _mm512_reduce_add_ps(squares) / (float)width;
     const __m512 scale = _mm512_set1_ps(1.f / std::sqrt(variance + eps));
     for (int64_t at = 0; at < width; at += LANES) {
         const __mmask16 here = inside(at, width);
-        const __m512 apart = _mm512_sub_ps(_mm512_maskz_loadu_ps(here, row + at), mean);
-        const __m512 factor = _mm512_mul_ps(scale, _mm512_maskz_loadu_ps(here, weight + at));
-        const __m512 values = _mm512_fmadd_ps(apart, factor, _mm512_maskz_loadu_ps(here, bias + at));
+        const __m512 apart = _mm512_sub_ps(read(row + at, here), mean);
+        const __m512 factor = _mm512_mul_ps(scale, read(weight + at, here));
+        const __m512 values = _mm512_fmadd_ps(apart, factor, read(bias + at, here));
         _mm256_mask_storeu_epi16(result + at, here, (__m256i)_mm512_cvtneps_pbh(values));
+    }
+}
+
+template <typename T>
+void norm_rows(const T* rows, const float* weight, const float* bias, uint16_t* results, int64_t count, int64_t width,
+               float eps, int threads) {
+#pragma omp parallel for schedule(static) num_threads(threads)
+    for (int64_t row = 0; row < count; ++row) {
+        norm_row(rows + row * width, weight, bias, width, eps, results + row * width);
     }
 }
 
@@ -290,13 +345,14 @@ int attend(const Heads* query, const Heads* key, const Heads* value, const Heads
     return failed;
 }
 
-// LayerNorm of rows that lie one behind the other.
+// LayerNorm of rows that lie one behind the other, of float32 or of bf16.
 void norm(const float* rows, const float* weight, const float* bias, uint16_t* results, int64_t count, int64_t width,
           float eps, int threads) {
-#pragma omp parallel for schedule(static) num_threads(threads)
-    for (int64_t row = 0; row < count; ++row) {
-        norm_row(rows + row * width, weight, bias, width, eps, results + row * width);
-    }
+    norm_rows(rows, weight, bias, results, count, width, eps, threads);
+}
+void norm_bf16(const uint16_t* rows, const float* weight, const float* bias, uint16_t* results, int64_t count,
+               int64_t width, float eps, int threads) {
+    norm_rows(rows, weight, bias, results, count, width, eps, threads);
 }
 
 // results = left + right of as many numbers.
@@ -306,9 +362,7 @@ void add(const float* left, const uint16_t* right, float* results, int64_t count
     for (int64_t line = 0; line < lines; ++line) {
         const int64_t at = line * LANES;
         const __mmask16 here = inside(at, count);
-        const __m512i bits = _mm512_cvtepu16_epi32(_mm256_maskz_loadu_epi16(here, right + at));
-        const __m512 wide = _mm512_castsi512_ps(_mm512_slli_epi32(bits, 16));
-        _mm512_mask_storeu_ps(results + at, here, _mm512_add_ps(_mm512_maskz_loadu_ps(here, left + at), wide));
+        _mm512_mask_storeu_ps(results + at, here, _mm512_add_ps(read(left + at, here), read(right + at, here)));
     }
 }
 }

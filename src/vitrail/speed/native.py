@@ -64,7 +64,7 @@ class Native:
 
     Attributes:
         attention: for :func:`vitrail.nn.attention.attention_kernel`.
-        norm: LayerNorm of float32 into bf16.
+        norm: LayerNorm of float32 or bf16 into bf16.
         add: the sum of two tensors.
     """
 
@@ -138,26 +138,27 @@ def _rows(heads: Tensor) -> Tensor:
 
 
 class NativeNorm:
-    """LayerNorm by the kernel.
+    """LayerNorm by the kernels.
 
     Args:
         library: the built kernels.
     """
 
     def __init__(self, library: ctypes.CDLL) -> None:
-        self._norm = library.norm
-        self._norm.argtypes = (*[ctypes.c_void_p] * 4, *[ctypes.c_int64] * 2, ctypes.c_float, ctypes.c_int)
-        self._norm.restype = None
+        self._norms = {torch.float32: library.norm, torch.bfloat16: library.norm_bf16}
+        for norm in self._norms.values():
+            norm.argtypes = (*[ctypes.c_void_p] * 4, *[ctypes.c_int64] * 2, ctypes.c_float, ctypes.c_int)
+            norm.restype = None
 
     def __call__(
         self, x: Float[Tensor, "*n d"], weight: Float[Tensor, " d"], bias: Float[Tensor, " d"], eps: float
     ) -> Float[Tensor, "*n d"]:
-        """Over the last dimension, of float32 on the CPU without gradient; in bf16."""
+        """Over the last dimension, of float32 or bf16 on the CPU without gradient; in bf16."""
         x, weight, bias = x.contiguous(), weight.contiguous(), bias.contiguous()
         result = torch.empty_like(x, dtype=torch.bfloat16)
         width = x.shape[-1]
         told = (part.data_ptr() for part in (x, weight, bias, result))
-        self._norm(*told, x.numel() // max(1, width), width, eps, torch.get_num_threads())
+        self._norms[x.dtype](*told, x.numel() // max(1, width), width, eps, torch.get_num_threads())
         return result
 
 

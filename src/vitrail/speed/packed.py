@@ -7,7 +7,7 @@ and written. The operators are those that torch's own compiler calls (oneDNN).
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 
 import torch
 from jaxtyping import Float
@@ -93,25 +93,33 @@ class PackedLinear(JointLinear):
 class RoundedNorm(nn.Module):
     """A LayerNorm for inference whose result is rounded to bf16 as it is written, for products that read it so.
 
-    Under autocast the norm gives float32, which every product behind it casts. Where autocast is off, and for a
-    gradient, it is the norm that it stands for, whose parameters it shares under their own names.
+    Under autocast the norm of float32 gives float32, which every product behind it casts; that of bf16 gives bf16, but
+    torch takes its time. Where autocast is off, for a gradient and for other types than it is to read, it is the norm
+    that it stands for, whose parameters it shares under their own names.
 
     Args:
-        norm: the norm, with weight and bias; it is not changed.
+        norm: the norm over the last dimension, with weight and bias; it is not changed.
         kernel: x, weight, bias and epsilon into the result in bf16.
+        reads: float32 only where products alone read what the norm gives.
     """
 
-    def __init__(self, norm: nn.LayerNorm, kernel: Callable[[Tensor, Tensor, Tensor, float], Tensor]) -> None:
+    def __init__(
+        self,
+        norm: nn.LayerNorm,
+        kernel: Callable[[Tensor, Tensor, Tensor, float], Tensor],
+        reads: Collection[torch.dtype],
+    ) -> None:
         super().__init__()
         for name, parameter in norm.named_parameters():
             self.register_parameter(name, parameter)
         self._exact = (norm,)
         self._kernel = kernel
+        self._reads = frozenset(reads)
 
     def forward(self, x: Float[Tensor, "*n d"]) -> Float[Tensor, "*n d"]:
         """The norm."""
         (norm,) = self._exact
-        if not _is_bf16_inference(x) or x.dtype != torch.float32:
+        if not _is_bf16_inference(x) or x.dtype not in self._reads:
             return norm(x)
         return self._kernel(x, norm.weight.detach(), norm.bias.detach(), norm.eps)
 

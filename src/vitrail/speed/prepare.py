@@ -153,13 +153,27 @@ def speed_residuals(model: nn.Module, kernels: Native) -> None:
     def order(x: Tensor, norm: nn.Module, branch: Callable[[Tensor], Tensor]) -> Tensor:
         return kernels.add(x, branch(norm(x)))
 
-    for block in list(model.modules()):
+    parts = list(model.named_modules())
+    before_products: set[nn.Module] = set()
+    for _, block in parts:
         if isinstance(block, ParallelBlock) or (isinstance(block, Block) and block.order is pre_norm):
-            for name, norm in list(block.named_children()):
-                if type(norm) is nn.LayerNorm and norm.bias is not None and norm.weight.dtype == torch.float32:
-                    block.set_submodule(name, RoundedNorm(norm, kernels.norm).eval())
+            before_products.update(block.children())
         if isinstance(block, Block) and block.order is pre_norm:
             block.order = order
+    for name, norm in parts:
+        if name and _is_plain_norm(norm):
+            reads = (torch.float32, torch.bfloat16) if norm in before_products else (torch.bfloat16,)
+            model.set_submodule(name, RoundedNorm(norm, kernels.norm, reads).eval())
+
+
+def _is_plain_norm(norm: nn.Module) -> TypeGuard[nn.LayerNorm]:
+    return (
+        type(norm) is nn.LayerNorm
+        and len(norm.normalized_shape) == 1
+        and norm.elementwise_affine
+        and norm.bias is not None
+        and norm.weight.dtype == torch.float32
+    )
 
 
 def _fold_activation(mlp: Mlp) -> None:
