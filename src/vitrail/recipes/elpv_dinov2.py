@@ -4,8 +4,10 @@ Command: ``vitrail pretrain --recipe elpv_dinov2 --out runs/cells``, then
 ``vitrail probe elpv --model runs/cells --image-size 224 --crop 1`` beside ``vitrail probe --recipe elpv_probe``;
 the last phase at high resolution: ``vitrail pretrain --recipe elpv_dinov2 --model runs/cells --image-size 308
 --epochs 2 --method-options heads=runs/cells freeze_backbone=0 …`` with the other options as below.
-Cost: estimated at 30 minutes on 2 CPU cores with bf16, not measured yet.
-Expected: ten nearest neighbours no worse than the 81.55 % of the weights as they are; the goal, not measured yet.
+Cost: 54 minutes of one CPU core with bf16 beside other work (2 to 4 pictures a second).
+Expected: what the weights knew is kept, and little is gained: on class token and patches ten nearest neighbours 81.71 %
+(81.55 % before), linear probe 87.65 % (as before); on the class token alone neighbours 82.16 % (81.71 % before) and an
+effective rank of 77 instead of 55 (seed 0, 656 held-out photographs, of which three are 0.46 %).
 """
 
 from __future__ import annotations
@@ -14,7 +16,7 @@ from vitrail.jobs.pretrain_config import PretrainConfig
 
 
 def config() -> PretrainConfig:
-    """Six epochs in small steps.
+    """Three epochs in small steps.
 
     Fresh heads would spoil the backbone with their first gradients: they learn alone for a quarter of the run, and
     afterwards the last block learns at a quarter of their rate and each earlier one at 0.8 of the next. Cells are
@@ -33,7 +35,7 @@ def config() -> PretrainConfig:
             *("jitter=0.5", "brightness=0.3", "contrast=0.3", "saturation=0", "hue=0", "grey=0", "solarise=0"),
             "blur=[0.2, 0.1, 0.2]",
         ),
-        epochs=6,
+        epochs=3,
         batch_size=32,
         lr=2e-4,
         min_lr=1e-6,
