@@ -28,6 +28,7 @@ Keys = Float[Tensor, "b heads m head_dim"]
 Mask = Float[Tensor, "masks #heads #q #k"] | Bool[Tensor, "masks #heads #q #k"]
 """As many as there are pictures, one for all, or some that repeat (see :class:`~vitrail.nn.context.Context`)."""
 WholeMask = Float[Tensor, "#b #heads #q #k"] | Bool[Tensor, "#b #heads #q #k"]
+"""One for every picture, or one for all."""
 Rows = Int[Tensor, " r"]
 """Places in the sequence of the queries that are wanted."""
 

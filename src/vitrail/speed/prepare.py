@@ -148,7 +148,10 @@ def pack(model: nn.Module) -> tuple[int, int]:
 
 
 def speed_residuals(model: nn.Module, kernels: Native) -> None:
-    """Let what stands between packed products be done by kernels, in place: norms before them, sums behind them."""
+    """Let what stands between packed products be done by kernels, in place.
+
+    Norms before them, sums behind them, and any other norm as far as it is given bf16.
+    """
 
     def order(x: Tensor, norm: nn.Module, branch: Callable[[Tensor], Tensor]) -> Tensor:
         return kernels.add(x, branch(norm(x)))
