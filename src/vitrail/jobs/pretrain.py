@@ -82,17 +82,18 @@ def pretrain(config: PretrainConfig) -> PretrainResult | None:
     parts = Parts(config, out, entry, options, splits, start, entry.build(start, options), world)
     say_once(world, f"{config.data}: {len(splits.train)} pictures to learn from, {len(splits.val)} held out")
     loader = training_loader(parts)
-    fitted = fit(
-        config.checkpointed(parts.method),
-        loader,
-        config.engine(),
-        out,
-        evaluate=FeatureWatch(splits, entry.plain(start), entry.encoder, feature_pool(start, entry), config, world),
-        observe=album(parts),
-        fingerprint=fingerprint(parts),
-        world=world,
-        tensorboard=config.tensorboard,
-    )
+    with config.quick_attention(world):
+        fitted = fit(
+            config.checkpointed(parts.method),
+            loader,
+            config.engine(),
+            out,
+            evaluate=FeatureWatch(splits, entry.plain(start), entry.encoder, feature_pool(start, entry), config, world),
+            observe=album(parts),
+            fingerprint=fingerprint(parts),
+            world=world,
+            tensorboard=config.tensorboard,
+        )
     return finish(parts, fitted, loader, time.perf_counter() - started) if world.is_main else None
 
 

@@ -83,16 +83,17 @@ def train(config: TrainConfig) -> TrainResult | None:
     loader = training_loader(parts)
     measured = held_out(parts)
     say_once(world, f"{config.data}: {len(splits.train)} pictures to train on, {len(splits.val)} held out")
-    fitted = fit(
-        config.checkpointed(objective(parts)),
-        loader,
-        config.engine(),
-        out,
-        evaluate=measured,
-        fingerprint=fingerprint(parts),
-        world=world,
-        tensorboard=config.tensorboard,
-    )
+    with config.quick_attention(world):
+        fitted = fit(
+            config.checkpointed(objective(parts)),
+            loader,
+            config.engine(),
+            out,
+            evaluate=measured,
+            fingerprint=fingerprint(parts),
+            world=world,
+            tensorboard=config.tensorboard,
+        )
     if not world.is_main:
         return None
     return finish(parts, fitted, loader, measured.latest, time.perf_counter() - started)

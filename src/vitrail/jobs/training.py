@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 from tyro.conf import Positional
 
 from vitrail.contracts import Method, VitrailError
-from vitrail.engine import EngineConfig
+from vitrail.engine import EngineConfig, World
+from vitrail.jobs.inference import Hardware
 from vitrail.jobs.options import named_values
+from vitrail.jobs.progress import say_once
 from vitrail.jobs.settings import Settings
+from vitrail.nn.attention import attention_kernel
 from vitrail.nn.encoder import recompute_blocks
+from vitrail.speed.native import attention_to_learn_with
 
 FREE = (
     *("workers", "cache", "device", "eval_every", "log_every", "checkpoint_every_s", "tensorboard"),
@@ -95,6 +101,22 @@ class Training(Settings):
         if self.checkpoint_blocks and not recompute_blocks(method):
             raise VitrailError(f"checkpoint_blocks: {self.model} has no stack of blocks; leave the option away")
         return method
+
+    @contextmanager
+    def quick_attention(self, world: World) -> Iterator[None]:
+        """Inside the ``with`` block, attention runs as is quickest to learn with here; a line tells of it."""
+        hardware = Hardware.of(self, world)
+        # A compiler has ways of its own, into whose graphs a kernel from outside does not fit.
+        if self.compile or hardware.precision.name != "bf16":
+            yield
+            return
+        way, said = attention_to_learn_with(hardware.device)
+        if way is None:
+            yield
+            return
+        say_once(world, said)
+        with attention_kernel(way):
+            yield
 
     def engine(self) -> EngineConfig:
         """Length, rates and habits of the run."""

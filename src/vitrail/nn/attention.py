@@ -269,8 +269,9 @@ class Attention(MultiHeadAttention):
 
     def project(self, tokens: Tokens, context: Context) -> tuple[Heads, Heads, Heads]:
         """All three by one product, ``(B, heads, N, dim / heads)`` each."""
-        qkv = self.qkv(tokens.values).unflatten(-1, (3, self.num_heads, -1))
-        query, key, value = qkv.permute(2, 0, 3, 1, 4).unbind(0)
+        # Taken apart as the product leaves them, so that gradients are put together there without another copy.
+        qkv = self.qkv(tokens.values).unflatten(-1, (3, self.num_heads, -1)).unbind(2)
+        query, key, value = (heads.transpose(1, 2) for heads in qkv)
         query, key = self.q_norm(query), self.k_norm(key)
         if context.rotary is not None:
             query, key = (rotate(heads, context.rotary, tokens.prefix, tokens.keep) for heads in (query, key))

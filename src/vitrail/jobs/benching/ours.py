@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -20,9 +21,10 @@ from vitrail.methods import MAE
 from vitrail.methods.classify import Classify
 from vitrail.methods.mae import KEEP
 from vitrail.models import Backbone, MaskedAutoencoder
-from vitrail.nn.attention import attention_kernel
+from vitrail.nn.attention import Mask, attention_kernel
 from vitrail.speed.bench.work import Work
 from vitrail.speed.malloc import keep_freed_memory
+from vitrail.speed.native import attention_to_learn_with
 from vitrail.speed.prepare import prepare
 
 VERSIONS = {"vitrail": vitrail.__version__, "torch": torch.__version__}
@@ -69,9 +71,12 @@ def all_visible(case: Case) -> Work:
     assert isinstance(model, MaskedAutoencoder)
     images, method = case.images(), MAE(model)
 
+    attention = QuickAttention(case)
+
     def loss() -> Tensor:
         pixels = method.targets(patchify(images, model.patch))
-        return (model(images).float() - pixels).square().mean()
+        with attention.used():
+            return (model(images).float() - pixels).square().mean()
 
     work = training_work(case, method, loss, _number(case), VERSIONS)
     return Work(work.run, work.pictures, None, work.notes, work.versions)
@@ -106,17 +111,44 @@ def _step(case: Case, method: Method, batch: Batch) -> Work:
     optimiser = build_optimiser(method.train(), config)
     precision = Precision(case.precision, "as asked")
     stepper = Stepper(method, wrap(method, config, world), optimiser, None, config, world, device, precision)
-    seen = AttentionInEffect()
+    attention, seen = QuickAttention(case), AttentionInEffect()
 
     def run() -> None:
-        stepper.apply(stepper.gradients([batch], STEPS), STEPS)
+        with attention.used():
+            stepper.apply(stepper.gradients([batch], STEPS), STEPS)
 
     def first() -> Any:
-        with seen:
+        with seen, attention.used():
             stepper.gradients([batch], STEPS)
         return patch_gradient(method)
 
-    return Work(run, len(batch), first, lambda: f"{_number(case)}, {seen}", VERSIONS)
+    # What the kernel leaves to torch is seen there.
+    return Work(run, len(batch), first, lambda: f"{_number(case)}, {str(seen) or attention}", VERSIONS)
+
+
+class QuickAttention:
+    """The attention that ``vitrail train`` and ``pretrain`` take here, and whether it was asked.
+
+    Args:
+        case: the work; in float32 nothing is changed.
+    """
+
+    def __init__(self, case: Case) -> None:
+        self.way = attention_to_learn_with(torch.device("cpu"))[0] if case.bf16 else None
+        self.asked = 0
+
+    def used(self) -> AbstractContextManager[object]:
+        """Inside the ``with`` block it does the work."""
+        return nullcontext() if self.way is None else attention_kernel(self._watched)
+
+    def _watched(self, query: Tensor, key: Tensor, value: Tensor, mask: Mask | None) -> Tensor:
+        assert self.way is not None
+        self.asked += 1
+        return self.way(query, key, value, mask)
+
+    def __str__(self) -> str:
+        """In words; nothing when it was not asked."""
+        return "native attention" if self.asked else ""
 
 
 def _batch(case: Case, labels: Tensor | None, extras: dict[str, Tensor] | None = None) -> Batch:
