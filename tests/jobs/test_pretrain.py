@@ -117,7 +117,7 @@ def test_training_can_go_on_from_weights(pretrained: Path, tmp_path: Path) -> No
 
 def test_features_that_collapse_are_told_of(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """A learning rate far too high drives all pictures to one feature; the log and the report say so."""
-    pretrain(pretrain_config(tmp_path / "run", lr=3.0, warmup_fraction=0.0, epochs=2))
+    pretrain(pretrain_config(tmp_path / "run", lr=30.0, warmup_fraction=0.0, epochs=2))
     assert "the features collapse" in " ".join(capsys.readouterr().err.split())
     assert "the features collapse" in (tmp_path / "run" / "report.html").read_text()
 
