@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from importlib import import_module
 
 import pytest
 import torch
+from torch import Tensor
 
 from tests.models.tiny import TINY
 from vitrail.engine import Precision
@@ -43,6 +45,22 @@ def test_a_prepared_model_is_told_apart_and_gives_the_same_vectors(
         expected = plain.rows(FeatureVector(model, "class_mean"), images).float()
         found = hardware.rows(FeatureVector(ready, "class_mean"), images).float()
     assert float((found - expected).norm() / expected.norm()) < 0.02
+
+
+@pytest.mark.skipif(bool(missing_operators()), reason=missing_operators() or "packs")
+def test_bulk_work_takes_the_attention_that_was_chosen(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(import_module("vitrail.speed.prepare"), "remembered", lambda *question: [2.0, 1.0])
+    asked: list[torch.Size] = []
+
+    def watched(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> Tensor:
+        asked.append(query.shape)
+        return value
+
+    ready, hardware = make_ready(tiny(), Hardware(CPU, Precision("bf16", "asked")), 3)
+    assert hardware.prepared is not None
+    hardware = replace(hardware, prepared=replace(hardware.prepared, attention=watched))
+    hardware.rows(FeatureVector(ready, "class"), torch.randn(3, 3, 32, 32))
+    assert len(asked) == len(ready.blocks)
 
 
 def test_in_fp32_vectors_are_the_plain_models() -> None:

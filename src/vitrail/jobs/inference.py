@@ -46,14 +46,17 @@ class Hardware:
         return self.precision.name if self.prepared is None else self.prepared.form
 
     def rows(self, call: Callable[[Tensor], Tensor], images: Tensor) -> Tensor:
-        """One row for each picture, in the precision and from as many at once as is quickest; call it without grad.
+        """One row for each picture, in the precision and from as many at once as is quickest; without gradients.
 
         Args:
             call: ``(B, C, H, W)`` normalised pictures to one row each.
             images: such pictures, on the device.
         """
-        with self.precision.autocast(self.device):
-            return call(images) if self.prepared is None else self.prepared.rows(call, images)
+        if self.prepared is None:
+            with self.precision.autocast(self.device):
+                return call(images)
+        with self.prepared.context():
+            return self.prepared.rows(call, images)
 
 
 def make_ready(model: M, hardware: Hardware, batch_size: int) -> tuple[M, Hardware]:

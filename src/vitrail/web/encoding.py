@@ -105,8 +105,8 @@ def encode(identity: str, shown: Shown, read: Callable[[int], Image.Image], size
     _require_bearable(picture, preprocess.size, size)
     device = shown.hardware.device
     images = preprocess(picture)[None].to(device)
-    with shown.hardware.precision.autocast(device):
-        recall = remember(shown.ready, images)
+    with shown.ready.context():
+        recall = remember(shown.ready.model, images)
     return Encoding(identity, shown, preprocess, images, recall, time.perf_counter() - started)
 
 

@@ -11,7 +11,7 @@ from vitrail.explain.recall import Recall, remember
 from vitrail.jobs.inference import Hardware
 from vitrail.jobs.progress import say
 from vitrail.models import Backbone, DualEncoder, Model, Plain, Sam, VideoTransformer
-from vitrail.speed.prepare import prepare
+from vitrail.speed.prepare import Prepared, prepare
 from vitrail.weights import Artefact
 
 SIZES = (224, 308, 448, 518, 672, 896)
@@ -39,7 +39,7 @@ class Shown:
     id: str
     name: str
     model: Backbone
-    ready: Backbone
+    ready: Prepared[Backbone]
     preprocess: Preprocess
     classes: tuple[str, ...]
     hardware: Hardware
@@ -91,7 +91,7 @@ def show(identity: str, name: str, artefact: Artefact, hardware: Hardware) -> Sh
         id=identity,
         name=name,
         model=model,
-        ready=prepared.model,
+        ready=prepared,
         preprocess=artefact.preprocess,
         classes=names,
         hardware=hardware,
