@@ -29,7 +29,7 @@ from rich.console import Console
 from rich.table import Table
 
 import vitrail
-from vitrail.jobs import TrainConfig
+from vitrail.jobs.train_config import TrainConfig
 
 KINDS = ("teacher", "alone", "hard", "soft")
 SHARE = {"hard": 0.5, "soft": 0.9}

@@ -23,8 +23,8 @@ from torch import Tensor
 
 from vitrail.data import Source, open_data
 from vitrail.export import PLANS, Facts, OpenVINORunner, Output, quantise_graph, read_quantised, write_quantised
-from vitrail.jobs import EmbedConfig
 from vitrail.jobs.backend import make_graph
+from vitrail.jobs.embed import EmbedConfig
 from vitrail.jobs.models import open_model
 from vitrail.metrics import fit_linear_probe, score_classifier
 

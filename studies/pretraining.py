@@ -24,7 +24,9 @@ from rich.table import Table
 
 import vitrail
 from vitrail.data import Source, open_data
-from vitrail.jobs import PretrainConfig, ProbeConfig, TrainConfig
+from vitrail.jobs.pretrain_config import PretrainConfig
+from vitrail.jobs.probe import ProbeConfig
+from vitrail.jobs.train_config import TrainConfig
 from vitrail.metrics import knn_probabilities
 from vitrail.recipes import recipe_config
 

@@ -18,28 +18,19 @@ if TYPE_CHECKING:
     from vitrail.contracts import VitrailError
     from vitrail.data import Preprocess
     from vitrail.explain import record
-    from vitrail.jobs import (
-        BenchConfig,
-        ConvertConfig,
-        EmbedConfig,
-        EvaluateConfig,
-        ExplainConfig,
-        PlanConfig,
-        PredictConfig,
-        PretrainConfig,
-        ProbeConfig,
-        TrainConfig,
-        bench,
-        convert,
-        embed,
-        evaluate,
-        explain,
-        plan,
-        predict,
-        pretrain,
-        probe,
-        train,
-    )
+    from vitrail.jobs.bench import BenchConfig, bench
+    from vitrail.jobs.convert import ConvertConfig, convert
+    from vitrail.jobs.embed import EmbedConfig, embed
+    from vitrail.jobs.evaluate import EvaluateConfig, evaluate
+    from vitrail.jobs.explain import ExplainConfig, explain
+    from vitrail.jobs.plan import PlanConfig, plan
+    from vitrail.jobs.predict import predict
+    from vitrail.jobs.predict_config import PredictConfig
+    from vitrail.jobs.pretrain import pretrain
+    from vitrail.jobs.pretrain_config import PretrainConfig
+    from vitrail.jobs.probe import ProbeConfig, probe
+    from vitrail.jobs.train import train
+    from vitrail.jobs.train_config import TrainConfig
     from vitrail.models import Backbone, VisionTransformer, ViTConfig, list_models
     from vitrail.nn import Tokens
     from vitrail.weights import Artefact, create_model
@@ -48,26 +39,26 @@ _HOMES = {
     "VitrailError": "contracts",
     "Preprocess": "data",
     "record": "explain",
-    "BenchConfig": "jobs",
-    "ConvertConfig": "jobs",
-    "EmbedConfig": "jobs",
-    "EvaluateConfig": "jobs",
-    "ExplainConfig": "jobs",
-    "PlanConfig": "jobs",
-    "PredictConfig": "jobs",
-    "PretrainConfig": "jobs",
-    "ProbeConfig": "jobs",
-    "TrainConfig": "jobs",
-    "bench": "jobs",
-    "convert": "jobs",
-    "embed": "jobs",
-    "evaluate": "jobs",
-    "explain": "jobs",
-    "plan": "jobs",
-    "predict": "jobs",
-    "pretrain": "jobs",
-    "probe": "jobs",
-    "train": "jobs",
+    "BenchConfig": "jobs.bench",
+    "ConvertConfig": "jobs.convert",
+    "EmbedConfig": "jobs.embed",
+    "EvaluateConfig": "jobs.evaluate",
+    "ExplainConfig": "jobs.explain",
+    "PlanConfig": "jobs.plan",
+    "PredictConfig": "jobs.predict_config",
+    "PretrainConfig": "jobs.pretrain_config",
+    "ProbeConfig": "jobs.probe",
+    "TrainConfig": "jobs.train_config",
+    "bench": "jobs.bench",
+    "convert": "jobs.convert",
+    "embed": "jobs.embed",
+    "evaluate": "jobs.evaluate",
+    "explain": "jobs.explain",
+    "plan": "jobs.plan",
+    "predict": "jobs.predict",
+    "pretrain": "jobs.pretrain",
+    "probe": "jobs.probe",
+    "train": "jobs.train",
     "Backbone": "models",
     "VisionTransformer": "models",
     "ViTConfig": "models",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
 from typing import Annotated, Any, get_origin, get_type_hints
 
@@ -15,66 +16,54 @@ from rich.markup import escape
 import vitrail
 from vitrail.contracts import VitrailError
 from vitrail.engine import Interrupted, close
-from vitrail.jobs import (
-    AdviseConfig,
-    BenchConfig,
-    ConvertConfig,
-    EmbedConfig,
-    EvaluateConfig,
-    ExplainConfig,
-    ExportConfig,
-    ListConfig,
-    PlanConfig,
-    PredictConfig,
-    PretrainConfig,
-    ProbeConfig,
-    QuantiseConfig,
-    TrainConfig,
-    advise,
-    bench,
-    convert,
-    embed,
-    evaluate,
-    explain,
-    export,
-    listing,
-    plan,
-    predict,
-    pretrain,
-    probe,
-    quantise,
-    train,
-)
 from vitrail.jobs.settings import read_config
-from vitrail.recipes import recipe_config, recipe_summaries
 from vitrail.speed.malloc import keep_freed_memory
-from vitrail.web import ExploreConfig, explore
 
 
 @dataclass(frozen=True)
 class Verb:
-    """One word of the command line: its options and the job behind it."""
+    """One word of the command line: its options and the job behind it, which are imported when they are asked for.
 
-    config: type[Any]
-    job: Callable[[Any], object]
+    Attributes:
+        home: the module that has both.
+        options: name of the config.
+        does: name of the function.
+    """
+
+    home: str
+    options: str
+    does: str
+
+    @property
+    def config(self) -> type[Any]:
+        """The options' class."""
+        return self._named(self.options)
+
+    @property
+    def job(self) -> Callable[[Any], object]:
+        """What is called with a config."""
+        return self._named(self.does)
+
+    def _named(self, name: str) -> Any:
+        return getattr(import_module(f"vitrail.{self.home}"), name)
 
 
 VERBS: dict[str, Verb] = {
-    "train": Verb(TrainConfig, train),
-    "pretrain": Verb(PretrainConfig, pretrain),
-    "probe": Verb(ProbeConfig, probe),
-    "evaluate": Verb(EvaluateConfig, evaluate),
-    "predict": Verb(PredictConfig, predict),
-    "embed": Verb(EmbedConfig, embed),
-    "explain": Verb(ExplainConfig, explain),
-    "explore": Verb(ExploreConfig, explore),
-    "plan": Verb(PlanConfig, plan),
-    "advise": Verb(AdviseConfig, advise),
-    "bench": Verb(BenchConfig, bench),
-    "list": Verb(ListConfig, lambda config: listing(config, recipe_summaries())),
-    "convert": Verb(ConvertConfig, convert),
-    "export": Verb(ExportConfig, export),
-    "quantise": Verb(QuantiseConfig, quantise),
+    "train": Verb("jobs.train", "TrainConfig", "train"),
+    "pretrain": Verb("jobs.pretrain", "PretrainConfig", "pretrain"),
+    "probe": Verb("jobs.probe", "ProbeConfig", "probe"),
+    "evaluate": Verb("jobs.evaluate", "EvaluateConfig", "evaluate"),
+    "predict": Verb("jobs.predict", "PredictConfig", "predict"),
+    "embed": Verb("jobs.embed", "EmbedConfig", "embed"),
+    "explain": Verb("jobs.explain", "ExplainConfig", "explain"),
+    "explore": Verb("web.explore", "ExploreConfig", "explore"),
+    "plan": Verb("jobs.plan", "PlanConfig", "plan"),
+    "advise": Verb("jobs.advise", "AdviseConfig", "advise"),
+    "bench": Verb("jobs.bench", "BenchConfig", "bench"),
+    "list": Verb("recipes.listing", "ListConfig", "list_all"),
+    "convert": Verb("jobs.convert", "ConvertConfig", "convert"),
+    "export": Verb("jobs.export", "ExportConfig", "export"),
+    "quantise": Verb("jobs.quantise", "QuantiseConfig", "quantise"),
 }
 
 USAGE = """usage: vitrail VERB …
@@ -135,7 +124,7 @@ def parse(verb: str, arguments: Sequence[str]) -> Any:
     prog = f"vitrail {verb}"
     base: dict[str, Any] = {}
     if (recipe := _take(rest, "--recipe")) is not None:
-        base["default"] = recipe_config(recipe)
+        base["default"] = import_module("vitrail.recipes").recipe_config(recipe)
         if not isinstance(base["default"], kind):
             raise VitrailError(f"recipe {recipe} is not for {verb}: it is a {type(base['default']).__name__}")
     if (file := _take(rest, "--config")) is not None:

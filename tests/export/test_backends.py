@@ -8,7 +8,10 @@ import pytest
 
 from vitrail.contracts import VitrailError
 from vitrail.export import OpenVINORunner
-from vitrail.jobs import EmbedConfig, ExportConfig, PredictConfig, embed, export, predict
+from vitrail.jobs.embed import EmbedConfig, embed
+from vitrail.jobs.export import ExportConfig, export
+from vitrail.jobs.predict import predict
+from vitrail.jobs.predict_config import PredictConfig
 
 HERE: dict[str, Any] = {"precision": "fp32", "workers": 0, "batch_size": 7}
 

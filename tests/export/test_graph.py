@@ -99,7 +99,7 @@ def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path) -> None:
 def test_a_missing_package_is_named_with_its_extra(
     module: str, extra: str, verb: str, photos: Path, trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from vitrail.jobs import EmbedConfig, embed
+    from vitrail.jobs.embed import EmbedConfig, embed
 
     real = importlib.import_module
 

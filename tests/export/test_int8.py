@@ -10,8 +10,13 @@ from PIL import Image
 from vitrail.contracts import VitrailError
 from vitrail.data import DigitsSource
 from vitrail.export import read_quantised
-from vitrail.jobs import EmbedConfig, PredictConfig, QuantiseConfig, TrainConfig, embed, predict, quantise, train
 from vitrail.jobs.agreement import Agreement
+from vitrail.jobs.embed import EmbedConfig, embed
+from vitrail.jobs.predict import predict
+from vitrail.jobs.predict_config import PredictConfig
+from vitrail.jobs.quantise import QuantiseConfig, quantise
+from vitrail.jobs.train import train
+from vitrail.jobs.train_config import TrainConfig
 
 HERE: dict[str, Any] = {"precision": "fp32", "workers": 0, "device": "cpu"}
 

@@ -10,8 +10,7 @@ import pytest
 
 from vitrail.cli import VERBS, main, parse
 from vitrail.contracts import VitrailError
-from vitrail.jobs import AdviseConfig, advise
-from vitrail.jobs.advise import Advice, choose
+from vitrail.jobs.advise import Advice, AdviseConfig, advise, choose
 from vitrail.jobs.advise_rules import CHOICES, RULES, Device, Situation, Task, When
 from vitrail.models import MODELS
 from vitrail.recipes import RECIPES, recipe_config

@@ -7,8 +7,7 @@ import pytest
 from PIL import Image
 
 from vitrail.contracts import VitrailError
-from vitrail.jobs import BenchConfig, bench
-from vitrail.jobs.bench import command_of
+from vitrail.jobs.bench import BenchConfig, bench, command_of
 from vitrail.jobs.benching import contestants
 from vitrail.jobs.benching.contestants import CONTESTANTS, Contestant
 from vitrail.jobs.benching.photographs import write_photographs

@@ -8,8 +8,10 @@ import pytest
 from tests.jobs.tiny import tiny_config
 from vitrail.cli import VERBS, main, parse
 from vitrail.contracts import VitrailError
-from vitrail.jobs import PretrainConfig, ProbeConfig, TrainConfig
+from vitrail.jobs.pretrain_config import PretrainConfig
+from vitrail.jobs.probe import ProbeConfig
 from vitrail.jobs.settings import to_plain, write_config
+from vitrail.jobs.train_config import TrainConfig
 from vitrail.recipes import RECIPES, recipe_config, recipe_summaries
 
 

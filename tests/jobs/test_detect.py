@@ -15,8 +15,9 @@ from tests.models.detr_peers import peer
 from vitrail.contracts import VitrailError
 from vitrail.data import Preprocess, read_picture
 from vitrail.heads import detections
-from vitrail.jobs import PredictConfig, predict
 from vitrail.jobs.detect import draw_boxes
+from vitrail.jobs.predict import predict
+from vitrail.jobs.predict_config import PredictConfig
 from vitrail.models import Detr
 from vitrail.weights import Artefact, convert, load_artefact
 

@@ -7,7 +7,7 @@ from safetensors.torch import load_file
 
 from tests.jobs.tiny import tiny_config
 from tests.jobs.torchrun import in_two_processes
-from vitrail.jobs import train
+from vitrail.jobs.train import train
 
 
 def test_the_same_command_under_torchrun_ends_with_the_same_weights_to_rounding(photos: Path, tmp_path: Path):

@@ -12,7 +12,7 @@ from tests.models.tiny import TINY
 from vitrail.contracts import VitrailError
 from vitrail.data.preprocess import Preprocess
 from vitrail.explain import AttentionRecord, patch_similarity
-from vitrail.jobs import ExplainConfig, explain
+from vitrail.jobs.explain import ExplainConfig, explain
 from vitrail.jobs.explain_kinds import KINDS
 from vitrail.jobs.explain_page import MEANINGS
 from vitrail.models import build, config_of

@@ -10,7 +10,11 @@ import pytest
 
 from tests.jobs.tiny import TINY, tiny_config
 from vitrail.contracts import VitrailError
-from vitrail.jobs import EmbedConfig, PredictConfig, ProbeConfig, embed, predict, probe, train
+from vitrail.jobs.embed import EmbedConfig, embed
+from vitrail.jobs.predict import predict
+from vitrail.jobs.predict_config import PredictConfig
+from vitrail.jobs.probe import ProbeConfig, probe
+from vitrail.jobs.train import train
 
 HERE = {"device": "cpu", "precision": "fp32", "workers": 0}
 MODELS = {

@@ -10,9 +10,9 @@ import torch
 from tests.jobs.tiny import tiny_config
 from vitrail.data import Loader, TrainTransform, open_data
 from vitrail.engine import World
-from vitrail.jobs import train
 from vitrail.jobs.evaluate import EvaluateConfig, evaluate
 from vitrail.jobs.held_out import HeldOut
+from vitrail.jobs.train import train
 from vitrail.weights import Artefact
 
 

@@ -19,7 +19,7 @@ DEADLINE_S = 240
 
 def run(photos: str, out: str) -> None:
     """One start of the training, in a process of its own."""
-    from vitrail.jobs import train
+    from vitrail.jobs.train import train
 
     torch.set_num_threads(1)
     train(
@@ -63,7 +63,7 @@ def is_alive(pid: int) -> bool:
 @pytest.mark.timeout(DEADLINE_S + 60)
 def test_twenty_kills_at_random_moments_end_bit_equal(photos: Path, tmp_path: Path):
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["vitrail.jobs", "tests.jobs.test_kill"])
+    context.set_forkserver_preload(["vitrail.jobs.train", "tests.jobs.test_kill"])
 
     def start(out: Path) -> multiprocessing.Process:
         process = context.Process(target=run, args=(str(photos), str(out)))

@@ -11,19 +11,13 @@ import torch
 
 from tests.models.tiny import TINY
 from vitrail.contracts import VitrailError
-from vitrail.jobs import (
-    EmbedConfig,
-    EvaluateConfig,
-    ExplainConfig,
-    PredictConfig,
-    ProbeConfig,
-    embed,
-    evaluate,
-    explain,
-    predict,
-    probe,
-)
+from vitrail.jobs.embed import EmbedConfig, embed
+from vitrail.jobs.evaluate import EvaluateConfig, evaluate
+from vitrail.jobs.explain import ExplainConfig, explain
 from vitrail.jobs.models import open_model, weights_digest
+from vitrail.jobs.predict import predict
+from vitrail.jobs.predict_config import PredictConfig
+from vitrail.jobs.probe import ProbeConfig, probe
 from vitrail.models import MAEConfig, MaskedAutoencoder, build, config_of
 from vitrail.speed import merged
 from vitrail.weights import Artefact

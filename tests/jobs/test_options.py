@@ -8,7 +8,8 @@ from safetensors.torch import load_file
 
 from tests.jobs.tiny import tiny_config
 from vitrail.contracts import Method, Progress, Role, VitrailError
-from vitrail.jobs import EmbedConfig, train
+from vitrail.jobs.embed import EmbedConfig
+from vitrail.jobs.train import train
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
 

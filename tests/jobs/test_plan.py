@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from vitrail.contracts import VitrailError
-from vitrail.jobs import PlanConfig, plan
+from vitrail.jobs.plan import PlanConfig, plan
 
 
 def test_the_verb_prints_tables_and_writes_the_account(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

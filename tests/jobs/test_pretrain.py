@@ -18,8 +18,10 @@ from safetensors.torch import load_file
 from tests.jobs.tiny import COLOURS, tiny_config
 from tests.jobs.tiny_pretrain import pretrain_config, run
 from vitrail.contracts import VitrailError
-from vitrail.jobs import ProbeConfig, pretrain, probe, train
 from vitrail.jobs.options import filled
+from vitrail.jobs.pretrain import pretrain
+from vitrail.jobs.probe import ProbeConfig, probe
+from vitrail.jobs.train import train
 from vitrail.methods import MAEOptions
 from vitrail.weights import Artefact
 
@@ -149,7 +151,7 @@ def test_options_take_the_type_of_their_default() -> None:
 @pytest.mark.timeout(200)
 def test_kills_at_random_moments_end_bit_equal(tmp_path: Path) -> None:
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["vitrail.jobs", "tests.jobs.tiny_pretrain"])
+    context.set_forkserver_preload(["vitrail.jobs.pretrain", "tests.jobs.tiny_pretrain"])
 
     def start(name: str) -> multiprocessing.Process:
         process = context.Process(target=run, args=(str(tmp_path / name),))

@@ -7,7 +7,7 @@ import pytest
 
 from tests.jobs.tiny_pretrain import pretrain_config
 from tests.jobs.torchrun import in_two_processes
-from vitrail.jobs import pretrain
+from vitrail.jobs.pretrain import pretrain
 
 
 @pytest.mark.timeout(200)

@@ -14,7 +14,10 @@ from PIL import Image
 from tests.jobs.words import WORDS, tokenizer_json
 from vitrail.cli import main
 from vitrail.contracts import VitrailError
-from vitrail.jobs import PredictConfig, PretrainConfig, predict, pretrain
+from vitrail.jobs.predict import predict
+from vitrail.jobs.predict_config import PredictConfig
+from vitrail.jobs.pretrain import pretrain
+from vitrail.jobs.pretrain_config import PretrainConfig
 from vitrail.models import DualEncoder, VideoTransformer, VisionTransformer
 from vitrail.weights import Artefact
 

@@ -7,7 +7,8 @@ import torch
 from safetensors.torch import load_file
 
 from vitrail.contracts import VitrailError
-from vitrail.jobs import PretrainConfig, pretrain
+from vitrail.jobs.pretrain import pretrain
+from vitrail.jobs.pretrain_config import PretrainConfig
 from vitrail.jobs.pretraining.heads import take_heads
 from vitrail.methods import DINO, DINOOptions
 from vitrail.models import VisionTransformer, ViTConfig

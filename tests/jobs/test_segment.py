@@ -16,7 +16,6 @@ from vitrail.cli import main
 from vitrail.contracts import VitrailError
 from vitrail.data import Preprocess, read_picture, to_picture
 from vitrail.engine import Precision
-from vitrail.jobs import PredictConfig, predict
 from vitrail.jobs.inference import Hardware
 from vitrail.jobs.mask_generator import (
     Found,
@@ -29,6 +28,8 @@ from vitrail.jobs.mask_generator import (
     tidy,
     without_small_regions,
 )
+from vitrail.jobs.predict import predict
+from vitrail.jobs.predict_config import PredictConfig
 from vitrail.jobs.segment import read_prompts
 from vitrail.jobs.segmenter import Segmenter
 from vitrail.weights import load_checkpoint

@@ -14,8 +14,8 @@ from tests.jobs.tiny import tiny_config
 from vitrail.cli import main
 from vitrail.contracts import VitrailError
 from vitrail.data import Preprocess
-from vitrail.jobs import train
 from vitrail.jobs.teacher import class_order, open_teacher
+from vitrail.jobs.train import train
 from vitrail.weights import Artefact
 
 SMALL_RESNET = ("depths=[1,1,1,1]", "stem=small")

@@ -11,7 +11,8 @@ from safetensors.torch import load_file
 
 from tests.jobs.tiny import tiny_config
 from vitrail.contracts import VitrailError
-from vitrail.jobs import ProbeConfig, probe, train
+from vitrail.jobs.probe import ProbeConfig, probe
+from vitrail.jobs.train import train
 from vitrail.weights import Artefact
 
 

@@ -11,19 +11,13 @@ from PIL import Image
 from vitrail.contracts import VitrailError
 from vitrail.data import read_picture
 from vitrail.explain import AttentionRecord
-from vitrail.jobs import (
-    EmbedConfig,
-    EvaluateConfig,
-    ExplainConfig,
-    PredictConfig,
-    ProbeConfig,
-    embed,
-    evaluate,
-    explain,
-    predict,
-    probe,
-)
 from vitrail.jobs.bulk import run_in_parts
+from vitrail.jobs.embed import EmbedConfig, embed
+from vitrail.jobs.evaluate import EvaluateConfig, evaluate
+from vitrail.jobs.explain import ExplainConfig, explain
+from vitrail.jobs.predict import predict
+from vitrail.jobs.predict_config import PredictConfig
+from vitrail.jobs.probe import ProbeConfig, probe
 from vitrail.weights import Artefact
 
 HERE = {"device": "cpu", "precision": "fp32", "workers": 0}

@@ -14,7 +14,8 @@ from tests.jobs.words import image_text_folder
 from vitrail.cli import main
 from vitrail.contracts import VitrailError
 from vitrail.data import read_picture
-from vitrail.jobs import PredictConfig, predict
+from vitrail.jobs.predict import predict
+from vitrail.jobs.predict_config import PredictConfig
 from vitrail.weights import Artefact, convert
 
 transformers = pytest.importorskip("transformers")

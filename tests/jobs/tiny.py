@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from vitrail.jobs import TrainConfig
+from vitrail.jobs.train_config import TrainConfig
 
 COLOURS = {"blue": (40, 60, 200), "green": (50, 190, 60), "red": (210, 50, 40)}
 TINY = ("depth=2", "embed_dim=32", "num_heads=2")
@@ -57,7 +57,7 @@ def tiny_config(photos: Path, out: Path, **changes: object) -> TrainConfig:
 @pytest.fixture(scope="session")
 def trained(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a finished run."""
-    from vitrail.jobs import train
+    from vitrail.jobs.train import train
 
     out = tmp_path_factory.mktemp("runs") / "trained"
     train(tiny_config(photos, out))

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from vitrail.jobs import PretrainConfig
+from vitrail.jobs.pretrain_config import PretrainConfig
 
 
 def pretrain_config(out: Path, data: str = "digits", **changes: object) -> PretrainConfig:
@@ -34,7 +34,7 @@ def run(out: str, checkpoint_every_s: float = 0.05) -> None:
     """One start of it, in a process of its own."""
     import torch
 
-    from vitrail.jobs import pretrain
+    from vitrail.jobs.pretrain import pretrain
 
     torch.set_num_threads(1)
     pretrain(pretrain_config(Path(out), checkpoint_every_s=checkpoint_every_s, report=False, workers=1, hflip=0.5))

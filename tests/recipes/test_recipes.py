@@ -4,11 +4,13 @@ import pytest
 import torch
 
 from vitrail.data import Preprocess
-from vitrail.jobs import PretrainConfig, ProbeConfig, TrainConfig
 from vitrail.jobs.models import open_model
 from vitrail.jobs.options import filled
 from vitrail.jobs.pretrain import architecture
+from vitrail.jobs.pretrain_config import PretrainConfig
 from vitrail.jobs.pretraining.table import Start, pretraining
+from vitrail.jobs.probe import ProbeConfig
+from vitrail.jobs.train_config import TrainConfig
 from vitrail.models import build, config_of
 from vitrail.recipes import RECIPES, recipe_config
 from vitrail.weights import named_config

@@ -1,13 +1,10 @@
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
-from PIL import Image
 
 from vitrail.contracts import VitrailError
 from vitrail.models import config_of
-from vitrail.speed import curve, draw_curves
+from vitrail.speed import curve
 
 TINY = {"img_size": 32, "patch_size": 8, "embed_dim": 16, "depth": 2, "num_heads": 2, "num_classes": 5}
 
@@ -24,11 +21,3 @@ def test_sizes_that_the_model_refuses_are_left_out_unless_all_are() -> None:
     assert [point.side for point in curve("tiny", config, (30, 32)).points] == [32]
     with pytest.raises(VitrailError, match=r"none of the sizes 30, 31.*multiple"):
         curve("tiny", config, (30, 31))
-
-
-def test_the_figure_is_written_or_the_reason_is_given(tmp_path: Path) -> None:
-    found = curve("tiny", config_of("vit_tiny_patch16_224", TINY), (32, 64))
-    with Image.open(draw_curves([found], tmp_path / "new" / "cost.png")) as picture:
-        assert picture.width > 1000
-    with pytest.raises(VitrailError, match=r"cost\.xyz"):
-        draw_curves([found], tmp_path / "cost.xyz")

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-from sklearn.datasets import load_sample_images
 from torch import Tensor
 
 from vitrail.contracts import VitrailError
@@ -70,6 +69,9 @@ def photographs(preprocess: Preprocess, like: Tensor) -> Tensor | None:
     """The two photographs that scikit-learn brings, ready for the model; None for one whose bands are not colours."""
     if preprocess.bands not in (1, 3):
         return None
+    # Here, since scikit-learn takes a second to import, which reading a graph should not cost.
+    from sklearn.datasets import load_sample_images
+
     pictures = [torch.from_numpy(pixels.copy()).permute(2, 0, 1) for pixels in load_sample_images().images]
     ready = preprocess.with_size((like.shape[-2], like.shape[-1])).batch(pictures)
     return ready if like.ndim == ready.ndim else ready.unsqueeze(2).expand(-1, -1, like.shape[2], -1, -1)

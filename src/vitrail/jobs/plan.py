@@ -23,10 +23,10 @@ from vitrail.speed import (
     calibrate,
     cost,
     curve,
-    draw_curves,
     predict_time,
     prepared_attention,
 )
+from vitrail.speed.curve_figure import draw_curves
 
 SIDES = (224, 336, 448, 672, 896, 1344)
 

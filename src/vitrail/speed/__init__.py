@@ -1,7 +1,7 @@
 """What a model costs (parameters, arithmetic, memory, time), and how it is asked most quickly."""
 
 from vitrail.speed.cost import Cost, Memory, PartCost, cost, inference_memory, macs, training_memory
-from vitrail.speed.curve import Curve, curve, draw_curves
+from vitrail.speed.curve import Curve, curve
 from vitrail.speed.merge import merged
 from vitrail.speed.predict_time import PredictedTime, Rates, calibrate, predict_time, prepared_attention
 from vitrail.speed.prepare import Prepared, prepare
@@ -17,7 +17,6 @@ __all__ = [
     "calibrate",
     "cost",
     "curve",
-    "draw_curves",
     "inference_memory",
     "macs",
     "merged",

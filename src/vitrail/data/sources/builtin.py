@@ -9,7 +9,6 @@ import numpy as np
 import torch
 from jaxtyping import UInt8
 from PIL import Image
-from sklearn.datasets import load_digits
 from torch import Tensor
 
 from vitrail.contracts import VitrailError
@@ -21,6 +20,9 @@ class DigitsSource(Source):
     """1,797 handwritten digits, grey, 8 x 8 (UCI; ships with scikit-learn), their 17 levels scaled to 0 … 255."""
 
     def __init__(self) -> None:
+        # Here, since scikit-learn takes a second to import, which other data should not cost.
+        from sklearn.datasets import load_digits
+
         digits, labels = load_digits(return_X_y=True)
         levels = np.asarray(digits, dtype=np.int64).reshape(-1, 1, 8, 8)
         self.data = torch.from_numpy(((levels * 255 + 8) // 16).astype(np.uint8))
