@@ -17,7 +17,6 @@ import vitrail
 from vitrail.contracts import VitrailError
 from vitrail.engine import Interrupted, close
 from vitrail.jobs.settings import read_config
-from vitrail.speed.malloc import keep_freed_memory
 
 
 @dataclass(frozen=True)
@@ -101,7 +100,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         _complain(f"there is no verb {arguments[0]!r}; there are {', '.join(VERBS)}")
         sys.exit(2)
     verb = arguments[0]
-    keep_freed_memory()
+    import_module("vitrail.speed.malloc").keep_freed_memory()
     try:
         VERBS[verb].job(parse(verb, arguments[1:]))
     except Interrupted as stop:
