@@ -1,8 +1,8 @@
 """Fine-tune DINOv2 ViT-S/14 on photographs of solar cells: the demonstration.
 
 Command: ``vitrail train --recipe elpv``
-Cost: 13 minutes on 2 CPU cores of an EPYC with bf16.
-Expected: 90.85 % of the 656 held-out photographs (seed 0); the published CNN has 88.42 %, the SVM 82.44 %
+Cost: 11 minutes on 2 CPU cores of an EPYC with bf16.
+Expected: 90.55 % of the 656 held-out photographs (seed 0); the published CNN has 88.42 %, the SVM 82.44 %
 (Deitsch et al. 2019).
 """
 
