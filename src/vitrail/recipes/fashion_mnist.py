@@ -1,8 +1,8 @@
 """A small ViT from scratch on Fashion-MNIST, in a quarter of an hour on 2 CPU cores.
 
 Command: ``vitrail train --recipe fashion_mnist`` (data: Debian's package dataset-fashion-mnist, or name an IDX folder)
-Cost: 13 minutes on 2 CPU cores of an EPYC with bf16.
-Expected: 91.59 % on the 10,000 test pictures (seed 0).
+Cost: 11 minutes on 2 CPU cores of an EPYC with bf16.
+Expected: 91.78 % on the 10,000 test pictures (seed 0).
 """
 
 from __future__ import annotations
