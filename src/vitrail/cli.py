@@ -100,7 +100,10 @@ def main(argv: Sequence[str] | None = None) -> None:
         _complain(f"there is no verb {arguments[0]!r}; there are {', '.join(VERBS)}")
         sys.exit(2)
     verb = arguments[0]
-    import_module("vitrail.speed.malloc").keep_freed_memory()
+    # Here, as below: what one verb needs, help and other verbs need not wait for.
+    from vitrail.speed.malloc import keep_freed_memory
+
+    keep_freed_memory()
     try:
         VERBS[verb].job(parse(verb, arguments[1:]))
     except Interrupted as stop:
@@ -123,7 +126,9 @@ def parse(verb: str, arguments: Sequence[str]) -> Any:
     prog = f"vitrail {verb}"
     base: dict[str, Any] = {}
     if (recipe := _take(rest, "--recipe")) is not None:
-        base["default"] = import_module("vitrail.recipes").recipe_config(recipe)
+        from vitrail.recipes import recipe_config
+
+        base["default"] = recipe_config(recipe)
         if not isinstance(base["default"], kind):
             raise VitrailError(f"recipe {recipe} is not for {verb}: it is a {type(base['default']).__name__}")
     if (file := _take(rest, "--config")) is not None:

@@ -10,8 +10,8 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import NullLocator, ScalarFormatter
 
-from vitrail.contracts import VitrailError
 from vitrail.speed.curve import Curve
+from vitrail.speed.figure_file import write_figure
 
 COLOURS = ("#1f5fa8", "#c2452d", "#2e8b57", "#8c5fb0", "#b8860b", "#4d4d4d")
 
@@ -31,12 +31,7 @@ def draw_curves(curves: Sequence[Curve], path: Path) -> Path:
     _finish(left, curves, "multiply-adds of one picture", "GMACs")
     _finish(right, curves, "inference memory of one picture (dashed: attention matrix built)", "MiB")
     left.legend(frameon=False, fontsize=8, loc="upper left")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        figure.savefig(path)
-    except (OSError, ValueError) as error:
-        raise VitrailError(f"{path}: the plot cannot be written ({error}); name a .png, .pdf or .svg file") from error
-    return path
+    return write_figure(figure, path)
 
 
 def _guides(axes: Axes, curves: Sequence[Curve]) -> None:

@@ -69,9 +69,7 @@ def all_visible(case: Case) -> Work:
     keep_freed_memory()
     model = case.ours()
     assert isinstance(model, MaskedAutoencoder)
-    images, method = case.images(), MAE(model)
-
-    attention = QuickAttention(case)
+    images, method, attention = case.images(), MAE(model), QuickAttention(case)
 
     def loss() -> Tensor:
         pixels = method.targets(patchify(images, model.patch))

@@ -11,8 +11,8 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from rich.table import Table
 
-from vitrail.contracts import VitrailError
 from vitrail.speed.bench.comparison import Comparison, Row
+from vitrail.speed.figure_file import write_figure
 
 FIRST, OTHERS = "#1f5fa8", "#b9b4a8"
 TITLE = 70
@@ -67,12 +67,7 @@ def draw(comparisons: Sequence[Comparison], path: Path) -> Path:
     for axes, comparison in zip(panels, comparisons, strict=True):
         _bars(axes, comparison)
     figure.supxlabel(comparisons[0].machine, fontsize=7, color="#777777")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        figure.savefig(path)
-    except (OSError, ValueError) as error:
-        raise VitrailError(f"{path}: the plot cannot be written ({error}); name a .png, .pdf or .svg file") from error
-    return path
+    return write_figure(figure, path)
 
 
 def _bars(axes: Axes, comparison: Comparison) -> None:

@@ -56,7 +56,7 @@ struct Worker {
     int64_t width, at_once;  // Of a row of scores; queries of a block.
     Memory<uint32_t> keys_across, values_across, keys_in_pairs;
     Memory<uint32_t> queries, gradients, weights, slopes;  // Of a block, two queries side by side.
-    Memory<float> scores, products;
+    Memory<float> scores, given_by_value;  // Of some queries: Q Kᵀ, and G Vᵀ.
     Memory<uint16_t> rows;  // Of S, some queries.
     Memory<float> for_keys, for_values;
 
@@ -73,13 +73,13 @@ struct Worker {
           weights(at_once / 2 * width),
           slopes(at_once / 2 * width),
           scores(ROWS * width),
-          products(ROWS * width),
+          given_by_value(ROWS * width),
           rows(ROWS * width),
           for_keys(its.sizes.keys * its.sizes.dim),
           for_values(its.sizes.keys * its.sizes.dim) {}
     bool ready() const {
         return keys_across && values_across && keys_in_pairs && queries && gradients && weights && slopes && scores &&
-               products && rows && for_keys && for_values;
+               given_by_value && rows && for_keys && for_values;
     }
 
     // Scores into weights P in place; gives rowsum(P ∘ G Vᵀ).
@@ -99,7 +99,7 @@ struct Worker {
 
     // P and S of two queries, side by side; S also row by row. Of one query where ``one`` says so.
     void keep(int64_t r, const float* totals, bool one, uint32_t* its_weights, uint32_t* its_slopes) {
-        const float *p0 = scores + r * width, *g0 = products + r * width;
+        const float *p0 = scores + r * width, *g0 = given_by_value + r * width;
         const float *p1 = one ? p0 : p0 + width, *g1 = one ? g0 : g0 + width;
         const __m512 t0 = _mm512_set1_ps(totals[0]), t1 = _mm512_set1_ps(totals[one ? 0 : 1]);
         const __m512 scale = _mm512_set1_ps(task.scale);
@@ -129,10 +129,10 @@ struct Worker {
             its[r] = rows + r * width, results[r] = task.for_query.at(b, h, first + r), shares[r] = 1.f;
         }
         score_all<R>(queried, keys_across, sizes.keys, sizes.dim, scores, width);
-        score_all<R>(given, values_across, sizes.keys, sizes.dim, products, width);
+        score_all<R>(given, values_across, sizes.keys, sizes.dim, given_by_value, width);
         const float* levels = task.levels + (b * sizes.heads + h) * sizes.queries + first;
         for (int r = 0; r < R; ++r) {
-            totals[r] = soften(scores + r * width, products + r * width, task.bias.at(b, h, first + r), levels[r]);
+            totals[r] = soften(scores + r * width, given_by_value + r * width, task.bias.at(b, h, first + r), levels[r]);
         }
         for (int r = 0; r < R; r += 2) {
             const int64_t pair = (in_block + r) / 2 * width;
