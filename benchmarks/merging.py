@@ -3,9 +3,9 @@
 Run: python benchmarks/merging.py [--model vit_small_patch14_dinov2] [--image-size 518] [--batch 4] [--rounds 5]
      [--counts 0 32 64 96] [--precision bf16]
 
-Prints pictures a second, the ratio to the plain model and how far the class token
-and the mean of the patches are from the plain model's in the same precision (relative L2; on noise, which merges worse
-than photographs do). The weights are the real ones where they are installed.
+Models are prepared as the verbs do it. Prints pictures a second, the ratio to the first and how far the class token and
+the mean of the patches are from the first one's in the same precision (relative L2; on noise, which merges worse than
+photographs do). The weights are the real ones where they are installed.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from torch import Tensor
 import vitrail
 from vitrail.jobs.models import open_model
 from vitrail.models import Backbone
-from vitrail.speed import merged
+from vitrail.speed import Prepared, merged, prepare
 from vitrail.speed.malloc import keep_freed_memory
 
 
@@ -40,16 +40,18 @@ def main() -> None:
     torch.manual_seed(0)
     model = open_model(given.model, {"img_size": given.image_size}).backbone.eval()
     (images,) = model.example_inputs(given.batch)
-    half = given.precision == "bf16"
 
-    def run(call: Backbone) -> Tensor:
-        with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16, enabled=half):
-            return call.features(images).values
+    def run(ready: Prepared[Backbone]) -> Tensor:
+        with ready.context():
+            return ready.model.features(images).values
 
-    models = {str(count): merged(model, count) for count in given.counts}
+    models = {
+        str(count): prepare(merged(model, count), torch.device("cpu"), given.precision, given.batch)
+        for count in given.counts
+    }
     runs: dict[str, Callable[[], object]] = {name: partial(run, call) for name, call in models.items()}
     seconds = interleaved(runs, given.rounds)
-    plain = run(model)
+    plain = run(models[str(given.counts[0])])
     table = Table("patches a block", "pictures/s", "of plain", "class token", "mean of patches", title=given.model)
     for name, took in seconds.items():
         values = run(models[name])

@@ -6,7 +6,7 @@ Run: python studies/merging.py encode COUNT [COUNT …]   features of all pictur
      python studies/merging.py scores                   nearest neighbours and linear probes of all counts, on
                                                         the pictures that all of them have encoded so far
      python studies/merging.py picture COUNT            docs/images/merging.jpg: maps with and without
-(extra: demo.) Features are kept in runs/merging; encoding at 0 takes about a quarter of an hour on 2 CPU cores.
+(extra: demo.) Features are kept in runs/merging; encoding at 0 takes about six minutes on 2 CPU cores.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from folds import linear_right, lost_and_won, right_in_folds
 from PIL import Image
 from safetensors.torch import load_file, save_file
 from skimage import data
@@ -29,10 +30,10 @@ from vitrail.explain.given import Given
 from vitrail.explain.strips import Strip, draw_strips
 from vitrail.jobs.embed import FeatureVector
 from vitrail.jobs.explain import whole_picture
-from vitrail.jobs.inference import Hardware, run_source
+from vitrail.jobs.inference import Hardware, make_ready, run_source
 from vitrail.jobs.models import open_model, with_crop
 from vitrail.jobs.probe import ProbeConfig
-from vitrail.metrics import fit_linear_probe, knn_probabilities
+from vitrail.metrics import knn_probabilities
 from vitrail.models import Backbone
 from vitrail.nn.tokens import Tokens
 from vitrail.speed import merged
@@ -58,8 +59,8 @@ def parts() -> dict[str, Source]:
 def encode(count: int) -> None:
     """Class token and mean of the patches of every picture, a file for each chunk of both parts."""
     artefact = with_crop(open_model(CONFIG.model, CONFIG.model_overrides()), CONFIG.crop)
-    call = FeatureVector(merged(artefact.backbone.eval(), count), CONFIG.pool)
-    hardware = Hardware.of(CONFIG)
+    model, hardware = make_ready(merged(artefact.backbone.eval(), count), Hardware.of(CONFIG), CONFIG.batch_size)
+    call = FeatureVector(model, CONFIG.pool)
     (FOLDER / str(count)).mkdir(parents=True, exist_ok=True)
     for chunk in range(CHUNKS):
         for part, source in parts().items():
@@ -98,30 +99,15 @@ def scores() -> None:
         votes = knn_probabilities(train, train_labels, val, len(classes), CONFIG.k)
         knn = float((votes.argmax(dim=1) == val_labels).float().mean())
         linear = float(linear_right(train, train_labels, val, val_labels).float().mean())
-        right[count] = in_folds(torch.cat([train, val]), torch.cat([train_labels, val_labels]))
+        right[count] = right_in_folds(torch.cat([train, val]), torch.cat([train_labels, val_labels]))
         print(
             f"{count:3d} patches a block: linear probe {100 * linear:.2f} %, {CONFIG.k} neighbours {100 * knn:.2f} % "
             f"of {len(val)} (from {len(train)}); linear probe in five folds "
             f"{100 * float(right[count].float().mean()):.2f} % of {len(right[count])}"
         )
     for count in counts[1:]:
-        lost, won = (right[counts[0]] & ~right[count]).sum(), (right[count] & ~right[counts[0]]).sum()
-        print(f"{count} against {counts[0]}, in five folds: {int(lost)} pictures lost, {int(won)} won")
-
-
-def linear_right(train: Tensor, train_labels: Tensor, val: Tensor, val_labels: Tensor) -> Tensor:
-    """Which pictures of ``val`` a linear probe on ``train`` names right."""
-    fitted = fit_linear_probe(train, train_labels, 2, CONFIG.seed)
-    return fitted.probabilities(val).argmax(dim=1) == val_labels
-
-
-def in_folds(values: Tensor, labels: Tensor, folds: int = 5) -> Tensor:
-    """Which pictures are named right by probes on the other folds."""
-    right = torch.zeros(len(values), dtype=torch.bool)
-    for fold in range(folds):
-        held = torch.arange(len(values)) % folds == fold
-        right[held] = linear_right(values[~held], labels[~held], values[held], labels[held])
-    return right
+        lost, won = lost_and_won(right[counts[0]], right[count])
+        print(f"{count} against {counts[0]}, in five folds: {lost} pictures lost, {won} won")
 
 
 def looks_of(model: Backbone, image: Tensor, seen: Image.Image) -> tuple[Image.Image, Image.Image, Tokens]:

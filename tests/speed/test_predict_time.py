@@ -12,16 +12,25 @@ CONFIG = config_of("vit_tiny_patch16_224", TINY)
 RATES = Rates(flops=1e12, bytes=2e10)
 
 
-@pytest.mark.parametrize("name", ["vit_tiny_patch16_224", "swin_tiny_patch4_window7_224"])
-def test_the_arithmetic_is_that_of_the_account(name: str) -> None:
-    config = config_of(name)
+@pytest.mark.parametrize(
+    ("name", "options"), [("vit_tiny_patch16_224", {"pool": "mean"}), ("swin_tiny_patch4_window7_224", {})]
+)
+def test_the_arithmetic_is_that_of_the_account(name: str, options: dict[str, object]) -> None:
+    config = config_of(name, options)
     done = inference_operations(Shape(config, None, 3, "fp32"))
     assert done.flops == pytest.approx(3 * 2 * macs(config), rel=1e-6)
 
 
+def test_what_the_last_block_leaves_out_is_not_counted() -> None:
+    config = config_of("vit_tiny_patch16_224")
+    done = inference_operations(Shape(config, None, 1, "fp32"))
+    block = 2 * macs(config) / config.depth
+    assert 0.7 * block < 2 * macs(config) - done.flops < 0.9 * block
+
+
 def test_training_is_three_passes_of_arithmetic_and_the_optimisers_bytes() -> None:
     forward, step = (work(Shape(CONFIG, None, 4, "fp32")) for work in (inference_operations, training_operations))
-    assert 2.7 * forward.flops < step.flops <= 3.0 * forward.flops
+    assert 2.6 * forward.flops < step.flops <= 3.0 * forward.flops
     assert step.bytes > 2 * forward.bytes
 
 

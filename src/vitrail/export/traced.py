@@ -78,7 +78,7 @@ class Traceable(nn.Module):
         """``(B, C, H, W)`` normalised pictures to one ``(B, …)`` tensor for each output."""
         if isinstance(self.model, DualEncoder):
             return (self.model.embed_images(images),)
-        tokens = self.model.features(images)
+        tokens = self.model.read(images) if self.outputs == ("logits",) else self.model.features(images)
         found: dict[Output, Tensor] = {"logits": self.model.classify(tokens)} if "logits" in self.outputs else {}
         found |= {name: POOLS[pool](0, 0, 0.0)(tokens) for name, pool in POOLED if name in self.outputs}
         return tuple(found[name] for name in self.outputs)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import Literal
 
@@ -15,15 +16,31 @@ from vitrail.nn.mlp import Mlp
 from vitrail.nn.tokens import Tokens
 
 
-class ClassTokenPool(nn.Module):
+class Pool(nn.Module, ABC):
+    """Tokens to one vector.
+
+    Attributes:
+        reads: how many tokens, from the first on, it looks at; None for all.
+    """
+
+    reads: int | None = None
+
+    @abstractmethod
+    def forward(self, tokens: Tokens) -> Float[Tensor, "b f"]:
+        """One row for each picture."""
+
+
+class ClassTokenPool(Pool):
     """The first token."""
+
+    reads = 1
 
     def forward(self, tokens: Tokens) -> Float[Tensor, "b d"]:
         """``(B, D)``."""
-        return _class_token(tokens)
+        return require_prefix(tokens, 1).values[:, 0]
 
 
-class MeanPool(nn.Module):
+class MeanPool(Pool):
     """The mean of the patches; class, distillation and register tokens are left out."""
 
     def forward(self, tokens: Tokens) -> Float[Tensor, "b d"]:
@@ -31,26 +48,26 @@ class MeanPool(nn.Module):
         return tokens.patches.mean(dim=1)
 
 
-class ClassMeanPool(nn.Module):
+class ClassMeanPool(Pool):
     """Class token and mean of the patches side by side: what DINOv2's linear probe reads (appendix B.3)."""
 
     def forward(self, tokens: Tokens) -> Float[Tensor, "b d2"]:
         """``(B, 2·D)``."""
-        return torch.cat([_class_token(tokens), tokens.patches.mean(dim=1)], dim=1)
+        return torch.cat([require_prefix(tokens, 1).values[:, 0], tokens.patches.mean(dim=1)], dim=1)
 
 
-def _class_token(tokens: Tokens) -> Float[Tensor, "b d"]:
-    """The first token.
+def require_prefix(tokens: Tokens, count: int) -> Tokens:
+    """The same tokens, of which the first ``count`` are no patches.
 
     Raises:
-        VitrailError: it is a patch.
+        VitrailError: they are.
     """
-    if tokens.prefix == 0:
+    if tokens.prefix < count:
         raise VitrailError("this model has no class token: pool the mean of the patches (pool 'mean')")
-    return tokens.values[:, 0]
+    return tokens
 
 
-class AttentionPool(nn.Module):
+class AttentionPool(Pool):
     """A learned query attends to the patches, then a residual MLP (Zhai et al. 2022, the MAP head; SigLIP).
 
     Class, distillation and register tokens are left out, as timm does; the published models have none.
@@ -93,7 +110,7 @@ class AttentionPool(nn.Module):
 
 
 PoolName = Literal["class", "mean", "class_mean", "attention"]
-POOLS: dict[PoolName, Callable[[int, int, float], nn.Module]] = {
+POOLS: dict[PoolName, Callable[[int, int, float], Pool]] = {
     "class": lambda dim, heads, mlp_ratio: ClassTokenPool(),
     "mean": lambda dim, heads, mlp_ratio: MeanPool(),
     "class_mean": lambda dim, heads, mlp_ratio: ClassMeanPool(),

@@ -88,6 +88,7 @@ def find(
         drop_last=False,
         workers=config.inference_workers(hardware.device) if len(source) > config.batch_size else 0,
         on_error=config.on_error,
+        cache=False,
         collate=pad_collate,
     )
     found: list[tuple[str, Detections]] = []

@@ -49,7 +49,8 @@ class FeatureVector:
 
     def __call__(self, images: Float[Tensor, "b c h w"]) -> Float[Tensor, "b d"]:
         """``(B, D)``, or ``(B, 2·D)`` for class token and mean."""
-        return self.pool(self.model.features(images))
+        count = self.pool.reads
+        return self.pool(self.model.features(images) if count is None else self.model.leading(images, count))
 
 
 @dataclass(frozen=True)

@@ -67,7 +67,7 @@ def start_head_from_probe(
     model.to(hardware.device).eval()
 
     def features(images: Float[Tensor, "b c h w"]) -> Float[Tensor, "b f"]:
-        return model.pool(model.features(images))
+        return model.pool(model.read(images))
 
     outputs = run_source(features, source, preprocess, settings, hardware, "linear probe")
     probe = fit_linear_probe(outputs.values, outputs.labels, model.num_classes, settings.seed)

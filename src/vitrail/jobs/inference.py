@@ -103,6 +103,8 @@ def plain_loader(source: Source, preprocess: Preprocess, settings: Settings, dev
         drop_last=False,
         workers=settings.inference_workers(device) if len(source) > settings.batch_size else 0,
         on_error=settings.on_error,
+        # Each picture is read once: keeping it would cost as much as decoding it.
+        cache=False,
     )
 
 

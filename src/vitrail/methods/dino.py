@@ -130,7 +130,7 @@ class DINO(Method):
 
     @staticmethod
     def _embed(model: Backbone, images: Float[Tensor, "b c h w"]) -> Float[Tensor, "b f"]:
-        return model.pool(model.features(images))
+        return model.pool(model.read(images))
 
     def after_step(self, progress: Progress) -> None:
         """The teacher follows the student, the centre the mean of the teacher's outputs over the step."""

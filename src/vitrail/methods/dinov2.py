@@ -129,7 +129,7 @@ class DINOv2(Method):
             classes, patches = tokens.values[:, 0], tokens.patches[masks]
             views = [classes]
             if local.shape[1]:
-                views.append(self.student.features(local.flatten(0, 1)).values[:, 0])
+                views.append(self.student.leading(local.flatten(0, 1), 1).values[:, 0])
         learn_last = progress.epoch >= options.freeze_last_layer
         said = self._say(self.student_head(torch.cat(views), learn_last))
         said_whole, said_local = said[: 2 * count], said[2 * count :]

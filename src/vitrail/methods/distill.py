@@ -128,7 +128,7 @@ class Distill(Method):
         if batch.labels is None:
             raise VitrailError(f"pictures without labels cannot train a classifier: {', '.join(batch.names[:3])}")
         told = self.teacher.logits(batch.images)
-        by_label, by_teacher = (logits.float() for logits in self.heads(self.model.features(batch.images)))
+        by_label, by_teacher = (logits.float() for logits in self.heads(self.model.read(batch.images)))
         label_loss = F.cross_entropy(by_label, batch.labels)
         teacher_loss = LOSSES[self.options.kind](by_teacher, told, self.options.temperature)
         share = self.options.share

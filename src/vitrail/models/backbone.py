@@ -8,6 +8,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from vitrail.contracts import VitrailError
+from vitrail.heads.pool import require_prefix
 from vitrail.models.model import ConfigT, Model
 from vitrail.nn.tokens import Tokens
 
@@ -25,6 +26,20 @@ class Backbone(Model[ConfigT]):
     def features(self, images: Tensor) -> Tokens:
         """Tokens after the last block and the final norm."""
 
+    def leading(self, images: Tensor, count: int) -> Tokens:
+        """The first ``count`` tokens of :meth:`features`, all of them prefix tokens.
+
+        A model that can leaves out what only the others need.
+
+        Raises:
+            VitrailError: there are fewer.
+        """
+        return require_prefix(self.features(images), count).leading(count)
+
+    def read(self, images: Tensor) -> Tokens:
+        """The tokens of :meth:`features` that :meth:`pool` and :meth:`classify` look at."""
+        return self.features(images)
+
     @abstractmethod
     def finish(self, tokens: Tokens) -> Tokens:
         """Tokens of any depth through what stands behind the last block: the final norm, where it fits their width.
@@ -34,11 +49,11 @@ class Backbone(Model[ConfigT]):
 
     @abstractmethod
     def pool(self, tokens: Tokens) -> Float[Tensor, "b f"]:
-        """One vector per picture, what the classifier reads."""
+        """One vector per picture, what the classifier reads, from :meth:`features` or from :meth:`read`."""
 
     @abstractmethod
     def classify(self, tokens: Tokens) -> Float[Tensor, "b k"]:
-        """Logits from :meth:`features`."""
+        """Logits from :meth:`features`, or from :meth:`read`."""
 
     @abstractmethod
     def reset_classifier(self, num_classes: int) -> None:
@@ -50,7 +65,7 @@ class Backbone(Model[ConfigT]):
 
     def forward(self, images: Tensor) -> Float[Tensor, "b k"]:
         """Logits ``(B, num_classes)``, or the pooled features when there is no classifier."""
-        tokens = self.features(images)
+        tokens = self.read(images)
         return self.classify(tokens) if self.num_classes else self.pool(tokens)
 
 

@@ -16,7 +16,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from vitrail.contracts import Role, VitrailError
-from vitrail.heads.pool import POOLS, PoolName, pooled_width
+from vitrail.heads.pool import POOLS, PoolName, pooled_width, require_prefix
 from vitrail.models.backbone import Backbone, copy_linear, fresh_linear
 from vitrail.models.model import ModelConfig
 from vitrail.nn.block import Norm
@@ -181,6 +181,20 @@ class Plain(Backbone[PlainT]):
     def features(self, images: Tensor) -> Tokens:
         """Tokens after the last block and the final norm."""
         return self.encode(self.embed(images))
+
+    def leading(self, images: Tensor, count: int) -> Tokens:
+        """The first ``count`` tokens of :meth:`features`; the last block works out no others."""
+        tokens = require_prefix(self.embed(images), count)
+        return self.finish(self.blocks.leading(tokens, count, self.context(tokens.grid)))
+
+    def read(self, images: Tensor) -> Tokens:
+        """What the classifier looks at: all tokens, or the first ones alone."""
+        count = self.reads()
+        return self.features(images) if count is None else self.leading(images, count)
+
+    def reads(self) -> int | None:
+        """How many tokens, from the first on, the classifier looks at; None for all."""
+        return self.attn_pool.reads
 
     def encode(self, tokens: Tokens) -> Tokens:
         """Tokens of :meth:`embed` through all blocks and the final norm."""

@@ -148,6 +148,11 @@ class VisionTransformer(Plain[ViTConfig]):
             return super().classify(tokens)
         return torch.stack(self.classify_both(tokens)).mean(dim=0)
 
+    def reads(self) -> int | None:
+        """As of every plain transformer; DeiT's second head looks at the second token."""
+        count = super().reads()
+        return count if self.head_dist is None or count is None else max(count, 2)
+
     def classify_both(self, tokens: Tokens) -> tuple[Float[Tensor, "b k"], Float[Tensor, "b k"]]:
         """Logits of the class head and of the distillation head, each from its own token."""
         if self.head_dist is None:

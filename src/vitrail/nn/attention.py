@@ -214,14 +214,19 @@ class MultiHeadAttention(Mixer):
         """The heads apart."""
         return values.unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
 
-    def forward(self, tokens: Tokens, context: Context = NO_CONTEXT) -> Float[Tensor, "b n dim"]:
-        """Every token's mix of all that it can see."""
+    def forward(self, tokens: Tokens, context: Context = NO_CONTEXT) -> Float[Tensor, "b wanted dim"]:
+        """The mix of all that it can see, for every token that is wanted."""
         return self.join(*self.project(tokens, context), tokens, context)
 
-    def join(self, query: Heads, key: Keys, value: Keys, tokens: Tokens, context: Context) -> Float[Tensor, "b n dim"]:
+    def join(
+        self, query: Heads, key: Keys, value: Keys, tokens: Tokens, context: Context
+    ) -> Float[Tensor, "b wanted dim"]:
         """The heads' answers to what :meth:`project` gave, put together."""
         dropout = self.attention_dropout if self.training else 0.0
-        mixed = attend(query, key, value, self.mask(query, tokens, context), dropout)
+        rows = None
+        if context.wanted is not None:
+            query, rows = query[:, :, : context.wanted], torch.arange(context.wanted, device=query.device)
+        mixed = attend(query, key, value, self.mask(query, tokens, context, rows), dropout)
         return self.dropout(self.proj(mixed.transpose(1, 2).flatten(2)))
 
     def weights(

@@ -15,17 +15,19 @@ from vitrail.nn.tokens import Tokens
 Norm = Callable[[int], nn.Module]
 Branch = Callable[[Tensor], Tensor]
 Order = Callable[[Tensor, nn.Module, Branch], Tensor]
-"""How values, a norm and a branch become new values."""
+"""How values, a norm and a branch become new values. A branch may answer for the first tokens alone."""
 
 
 def pre_norm(x: Tensor, norm: nn.Module, branch: Branch) -> Tensor:
     """``x + branch(norm(x))`` (Dosovitskiy et al. 2021, equations 2 and 3)."""
-    return x + branch(norm(x))
+    added = branch(norm(x))
+    return x[:, : added.shape[1]] + added
 
 
 def post_norm(x: Tensor, norm: nn.Module, branch: Branch) -> Tensor:
     """``norm(x + branch(x))`` (Vaswani et al. 2017, section 3.1)."""
-    return norm(x + branch(x))
+    added = branch(x)
+    return norm(x[:, : added.shape[1]] + added)
 
 
 def _scale(dim: int, layer_scale: float | None) -> nn.Module:
@@ -43,14 +45,17 @@ class SelfBlock(nn.Module, ABC):
 
     @abstractmethod
     def mix(self, tokens: Tokens, mixer: Callable[[Tokens], Tensor]) -> Tokens:
-        """The first step, with :attr:`attn` or another mixer that gives new values of normalised tokens."""
+        """The first step, with :attr:`attn` or another mixer that gives new values of normalised tokens.
+
+        Where the mixer answers for the first tokens alone, they are what comes out.
+        """
 
     @abstractmethod
     def map_each(self, tokens: Tokens) -> Tokens:
         """The second step."""
 
     def forward(self, tokens: Tokens, context: Context = NO_CONTEXT) -> Tokens:
-        """The same places, mixed and mapped."""
+        """The same places, or those of them that the context says are wanted, mixed and mapped."""
         return self.map_each(self.mix(tokens, lambda given: self.attn(given, context)))
 
 
@@ -93,7 +98,8 @@ class Block(SelfBlock):
         def branch(x: Tensor) -> Tensor:
             return self.drop_path(self.ls1(mixer(tokens.with_values(x))))
 
-        return tokens.with_values(self.order(tokens.values, self.norm1, branch))
+        values = self.order(tokens.values, self.norm1, branch)
+        return tokens.leading(values.shape[1]).with_values(values)
 
     def map_each(self, tokens: Tokens) -> Tokens:
         """The MLP's branch."""
@@ -217,8 +223,9 @@ class ParallelBlock(SelfBlock):
         """Both branches."""
         x = self.norm(tokens.values)
         mixed = self.drop_path(self.ls1(mixer(tokens.with_values(x))))
-        mapped = self.drop_path(self.ls2(self.mlp(x)))
-        return tokens.with_values(tokens.values + mixed + mapped)
+        count = mixed.shape[1]
+        mapped = self.drop_path(self.ls2(self.mlp(x[:, :count])))
+        return tokens.leading(count).with_values(tokens.values[:, :count] + mixed + mapped)
 
     def map_each(self, tokens: Tokens) -> Tokens:
         """Nothing is left to do."""

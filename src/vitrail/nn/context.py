@@ -45,6 +45,8 @@ class Context(NamedTuple):
         rotary: turns queries and keys by their place on the grid.
         memory: what cross-attention reads.
         condition: one vector per sample that modulates the blocks, ``(B, C)``.
+        wanted: how many tokens, from the first on, anyone reads of what comes out: a block may leave out the others.
+            None for all.
     """
 
     mask: Tensor | None = None
@@ -52,6 +54,7 @@ class Context(NamedTuple):
     rotary: Rotary | None = None
     memory: Memory | None = None
     condition: Tensor | None = None
+    wanted: int | None = None
 
 
 NO_CONTEXT = Context()

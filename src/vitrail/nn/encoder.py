@@ -28,6 +28,21 @@ class Encoder(nn.ModuleList):
         """Tokens through every block."""
         return self.taps(tokens, (len(self) - 1,), context)[0] if len(self) else tokens
 
+    def leading(self, tokens: Tokens, count: int, context: Context = NO_CONTEXT) -> Tokens:
+        """The first ``count`` tokens of :meth:`forward`, all of them prefix tokens.
+
+        The last block works out no others, which saves three quarters of it.
+        """
+        for index, block in enumerate(self):
+            last = index + 1 == len(self)
+            tokens = self._step(block, tokens, context._replace(wanted=count) if last else context)
+        return tokens.leading(count)
+
+    def _step(self, block: nn.Module, tokens: Tokens, context: Context) -> Tokens:
+        if self.recompute and torch.is_grad_enabled():
+            return checkpoint(block, tokens, context, use_reentrant=False)
+        return block(tokens, context)
+
     def taps(self, tokens: Tokens, depths: Sequence[int], context: Context = NO_CONTEXT) -> list[Tokens]:
         """What stands after chosen blocks, in the order asked for; blocks behind the deepest are not run.
 
@@ -47,10 +62,7 @@ class Encoder(nn.ModuleList):
         wanted = [depth % len(self) for depth in depths]
         seen: dict[int, Tokens] = {}
         for index in range(max(wanted) + 1 if wanted else 0):
-            if self.recompute and torch.is_grad_enabled():
-                tokens = checkpoint(self[index], tokens, context, use_reentrant=False)
-            else:
-                tokens = self[index](tokens, context)
+            tokens = self._step(self[index], tokens, context)
             if index in wanted:
                 seen[index] = tokens.unmerged()
         return [seen[depth] for depth in wanted]

@@ -32,11 +32,11 @@ class ProportionalAttention(Mixer):
         super().__init__()
         self.attention = attention
 
-    def forward(self, tokens: Tokens, context: Context = NO_CONTEXT) -> Float[Tensor, "b n both"]:
-        """``(B, N, D + head_dim)``: every token's mix, and its key."""
+    def forward(self, tokens: Tokens, context: Context = NO_CONTEXT) -> Float[Tensor, "b wanted both"]:
+        """``(B, N, D + head_dim)``: the mix of every token that is wanted, and its key."""
         query, key, value = self.attention.project(tokens, context)
         mixed = self.attention.join(query, key, value, tokens, _with_sizes(tokens, context, key.dtype))
-        return torch.cat([mixed, key.mean(dim=1)], dim=-1)
+        return torch.cat([mixed, key.mean(dim=1)[:, : mixed.shape[1]]], dim=-1)
 
     def weights(
         self, tokens: Tokens, context: Context = NO_CONTEXT, queries: Int[Tensor, " q"] | None = None
@@ -78,6 +78,7 @@ class MergingBlock(nn.Module):
             return both[..., :width]
 
         mixed = self.block.mix(tokens, mixer)
+        # Where no patch is wanted any more, there is none left to merge.
         count = min(self.count, mixed.patches.shape[1] // 2)
         if count:
             mixed = merge_patches(mixed, match_patches(keys[0][:, tokens.prefix :], count))

@@ -15,8 +15,8 @@ class Mixer(nn.Module, ABC):
     """New values for all tokens from what they can see, and an account of what they saw."""
 
     @abstractmethod
-    def forward(self, tokens: Tokens, context: Context = NO_CONTEXT) -> Float[Tensor, "b n d"]:
-        """Every token's mix."""
+    def forward(self, tokens: Tokens, context: Context = NO_CONTEXT) -> Float[Tensor, "b wanted d"]:
+        """The mix of every token, or at least of those that ``context.wanted`` names."""
 
     @abstractmethod
     def weights(

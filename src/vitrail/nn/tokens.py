@@ -64,6 +64,19 @@ class Tokens(NamedTuple):
             return self
         return Tokens(take_patches(self.values, self.places), self.grid, self.prefix)
 
+    def leading(self, count: int) -> Tokens:
+        """The first ``count`` tokens alone: prefix tokens, or all that there are.
+
+        Raises:
+            ValueError: some patches would be among them, and others not.
+        """
+        if count == self.values.shape[1]:
+            return self
+        if count > self.prefix:
+            raise ValueError(f"the first {count} of {self.values.shape[1]} tokens are not {self.prefix} prefix tokens")
+        none = torch.empty(len(self.values), 0, dtype=torch.int64, device=self.values.device)
+        return Tokens(self.values[:, :count], self.grid, count, keep=none)
+
     def share_out(self, amounts: Float[Tensor, "b *rows n"]) -> Float[Tensor, "b *rows m"]:
         """What falls to each token, in equal parts on all that it has become of: sums stay what they were."""
         if self.merged is None:

@@ -22,7 +22,7 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.checkpoint import checkpoint
 from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 
-from vitrail.models import Model, ModelConfig, build
+from vitrail.models import Backbone, Model, ModelConfig, build
 from vitrail.nn.attention import Kernel, attention_kernel
 from vitrail.nn.encoder import Encoder
 from vitrail.speed.liveness import LiveBytes
@@ -149,7 +149,7 @@ def cost(
 
 
 def macs(config: ModelConfig, img_size: tuple[int, int] | None = None) -> int:
-    """Multiply-adds of one picture's forward pass."""
+    """Multiply-adds of one picture's features and its answer, as papers count them: every token in every block."""
     return sum(_macs_by_part(Shape(config, img_size, 1, "fp32")).values())
 
 
@@ -212,6 +212,9 @@ def _macs_by_part(shape: Shape) -> Counter[str]:
     counts: Counter[str] = Counter()
     with shape.pretend(torch.float32) as (model, inputs), torch.no_grad(), attention_kernel("fused"):
         names = {_path(path): part for path, part in _part_by_path(model).items()}
+        if isinstance(model, Backbone):
+            # What the classifier does not read is left out of a forward pass, but not out of published figures.
+            model.read = model.features
         with FlopCounterMode(display=False, custom_mapping=ATTENTION_FLOPS) as counter:
             model.eval()(*inputs)
         by_module = {path: sum(ops.values()) for path, ops in counter.get_flop_counts().items() if path != "Global"}

@@ -154,7 +154,8 @@ def speed_residuals(model: nn.Module, kernels: Native) -> None:
     """
 
     def order(x: Tensor, norm: nn.Module, branch: Callable[[Tensor], Tensor]) -> Tensor:
-        return kernels.add(x, branch(norm(x)))
+        added = branch(norm(x))
+        return kernels.add(x[:, : added.shape[1]], added)
 
     parts = list(model.named_modules())
     before_products: set[nn.Module] = set()
