@@ -10,7 +10,6 @@ already, as `vitrail bench` times it. Weights are random, the same for both.
 from __future__ import annotations
 
 import argparse
-import json
 import statistics
 import subprocess
 import sys
@@ -20,6 +19,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import pyarrow.parquet as pq
 import torch
 from rich.console import Console
 from rich.table import Table
@@ -45,7 +45,7 @@ def commands(weights: Path) -> dict[str, Command]:
     return {
         "vitrail embed": lambda folder, out: [
             *(sys.executable, "-m", "vitrail", "embed", str(folder), "--model", str(weights / "vitrail")),
-            *("--batch-size", str(BATCH), "--out", f"{out}.jsonl"),
+            *("--batch-size", str(BATCH), "--out", f"{out}.parquet"),
         ],
         "Transformers": lambda folder, out: [
             *(sys.executable, str(script), str(folder), str(weights / "transformers"), f"{out}.npy"),
@@ -73,8 +73,8 @@ def model_rate(weights: Path, rounds: int) -> float:
 
 def difference(out: Path) -> float:
     """Of the two sets of vectors."""
-    lines = out.with_name("vitrail embed.jsonl").read_text().splitlines()
-    ours = np.array([json.loads(line)["embedding"] for line in lines], dtype=np.float32)
+    vectors = pq.read_table(out.with_name("vitrail embed.parquet"))["embedding"].to_pylist()
+    ours = np.array(vectors, dtype=np.float32)
     return relative_error(ours, np.load(out.with_name("Transformers.npy")))
 
 
@@ -100,7 +100,7 @@ def main() -> None:
         for turn in range(given.rounds):
             for name, command in runs.items():
                 starts[name].append(seconds_of(command(home / "few", home / f"few {turn} {name}")))
-                (home / f"{name}.jsonl").unlink(missing_ok=True)
+                (home / f"{name}.parquet").unlink(missing_ok=True)
                 seconds[name].append(seconds_of(command(home / "all", home / name)))
         pure = model_rate(home / "weights", given.rounds)
         apart = difference(home / "any")

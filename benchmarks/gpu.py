@@ -5,7 +5,7 @@ Run: python benchmarks/gpu.py [--task training inference] [--batch 128] [--steps
 Time is that between CUDA events around --steps calls, after warm-up, with fresh noise as pictures in every call, and
 rounds in which everyone has a turn. The peak is what a large bfloat16 product reaches here and now, not what the data
 sheet says. Model FLOPs are those of the forward pass, tripled for training (nothing that is computed again counts):
-PaLM, Chowdhery et al. 2022, appendix B. In small, on a CPU:
+PaLM, Chowdhery et al. 2022, appendix B; of Vitrail those that it does, which are fewer. In small, on a CPU:
     python benchmarks/gpu.py --device cpu --model vit_tiny_patch16_224 --options depth=2 --backend eager --batch 2
 """
 
@@ -35,6 +35,8 @@ from vitrail.nn.embed import as_pair
 from vitrail.nn.encoder import Encoder
 from vitrail.speed import macs
 from vitrail.speed.bench import machine
+from vitrail.speed.cost import Shape
+from vitrail.speed.predict_time import inference_operations
 
 MODELS = {"training": "vit_large_patch16_224", "inference": "vit_base_patch16_224"}
 PEAK_SIZE = {"cuda": 8192, "cpu": 512}
@@ -157,10 +159,14 @@ def main() -> None:
     found: dict[str, object] = {"machine": machine(), "torch": torch.__version__, "peak": highest}
     for task in given.task:
         config = config_of(given.model or MODELS[task], named_values(given.options, "model option"))
-        flops = 2 * macs(config) * TASKS[task][1] * given.batch
+        passes = TASKS[task][1]
+        flops = {
+            "vitrail": passes * inference_operations(Shape(config, None, given.batch, "bf16"), "fused").flops,
+            "compiled timm": passes * 2 * macs(config) * given.batch,
+        }
         seconds = measure(task, given, device)
         for name, took in seconds.items():
-            ratio, share = took / seconds["vitrail"], flops / took / highest
+            ratio, share = took / seconds["vitrail"], flops[name] / took / highest
             figures = (f"{1e3 * took:.1f}", f"{given.batch / took:,.0f}", f"{share:.1%}", f"{ratio:.2f}x")
             table.add_row(task, name, *figures)
         found[task] = {"batch": given.batch, "model_flops": flops, "seconds": seconds}

@@ -27,7 +27,9 @@ def test_the_gpu_script_runs_on_a_cpu(tmp_path: Path) -> None:
     shown = subprocess.run(command, check=True, capture_output=True, text=True).stdout
     assert "compiled timm" in shown and "TFLOP/s" in shown
     found = json.loads((tmp_path / "gpu.json").read_text())
-    assert found["training"]["model_flops"] == 3 * found["inference"]["model_flops"]
+    forward, step = (found[task]["model_flops"] for task in ("inference", "training"))
+    assert all(step[name] == 3 * forward[name] for name in ("vitrail", "compiled timm"))
+    assert forward["vitrail"] < forward["compiled timm"]
     assert all(
         found[task]["seconds"][name] > 0 for task in ("training", "inference") for name in ("vitrail", "compiled timm")
     )

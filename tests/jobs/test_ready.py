@@ -54,7 +54,7 @@ def test_bulk_work_takes_the_attention_that_was_chosen(monkeypatch: pytest.Monke
 
     def watched(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> Tensor:
         asked.append(query.shape)
-        return value
+        return query
 
     ready, hardware = make_ready(tiny(), Hardware(CPU, Precision("bf16", "asked")), 3)
     assert hardware.prepared is not None

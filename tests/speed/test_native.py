@@ -84,7 +84,7 @@ class TestPrepared:
         images = torch.randn(2, 3, 32, 32)
         with torch.inference_mode():
             wanted = model(images)
-        assert off(ready(images), wanted.double()) < 0.02 and asked == [(2, 2, 5, 32)] * 2
+        assert off(ready(images), wanted.double()) < 0.02 and asked == [(2, 2, 5, 32), (2, 2, 1, 32)]
         with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16):
             model(images)
         assert len(asked) == 2, "the plain model is asked as ever"

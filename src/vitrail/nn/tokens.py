@@ -74,7 +74,7 @@ class Tokens(NamedTuple):
             return self
         if count > self.prefix:
             raise ValueError(f"the first {count} of {self.values.shape[1]} tokens are not {self.prefix} prefix tokens")
-        none = torch.empty(len(self.values), 0, dtype=torch.int64, device=self.values.device)
+        none = torch.empty(self.values.shape[0], 0, dtype=torch.int64, device=self.values.device)
         return Tokens(self.values[:, :count], self.grid, count, keep=none)
 
     def share_out(self, amounts: Float[Tensor, "b *rows n"]) -> Float[Tensor, "b *rows m"]:

@@ -89,6 +89,7 @@ def visible(case: Case, model: MaskedAutoencoder) -> Tensor:
 
 def reading(case: Case) -> Work:
     """Training crops as ``vitrail train`` makes them: random crop, mirror image, and normalised as the step does it."""
+    keep_freed_memory()
     augment = Augment(randaugment=None, erasing=0.0)
     loader = Loader(
         FileSource(list_pictures(case.folder)),
