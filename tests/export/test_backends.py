@@ -52,8 +52,11 @@ def test_tables_are_the_same_with_each_backend(backend: Any, trained: Path, phot
 
 
 def test_a_graph_is_made_once_and_a_damaged_one_again(
-    trained: Path, photos: Path, tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
+    trained: Path, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setenv("VITRAIL_CACHE", str(tmp_path / "cache"))
+    cache = tmp_path / "cache" / "graphs"
+
     def run() -> list[dict[str, Any]]:
         source = str(sorted(photos.rglob("*.png"))[0])
         return predict(

@@ -1,6 +1,7 @@
 """8 bits on a classifier that was trained on digits: kept where it holds, refused without a trace where not."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -91,7 +92,11 @@ def test_digits_in_8_bits_keep_their_accuracy_and_a_bad_limit_leaves_nothing(
     )
     right = [row["label"] == Path(row["name"]).stem.split("-")[1] for row in rows]
     assert sum(right) >= 0.9 * len(right)
-    vectors = embed(EmbedConfig(source=str(pictures), model=folder, backend="openvino", out=tmp_path / "e.csv", **HERE))
+    asked = EmbedConfig(source=str(pictures), model=folder, backend="openvino", out=tmp_path / "e.csv", **HERE)
+    with pytest.raises(VitrailError, match="gives no class_token but logits"):
+        embed(asked)
+    quantise(config(outputs=("class_token", "patch_mean"), data=None, out=tmp_path / "encoder"))
+    vectors = embed(replace(asked, model=str(tmp_path / "encoder")))
     assert len(vectors[0]["embedding"]) == 48
     for changes, message in (
         ({"backend": "torch"}, "8-bit graph: predict and embed take it with --backend openvino"),

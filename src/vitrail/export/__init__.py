@@ -10,7 +10,7 @@ from vitrail.export.int8 import PLANS, Plan, quantise_graph
 from vitrail.export.needs import need
 from vitrail.export.quantised import Quantised, is_quantised, read_quantised, require_free, write_quantised
 from vitrail.export.runners import OnnxRunner, OpenVINORunner, Runner
-from vitrail.export.traced import Traceable, outputs_of, trace, traceable
+from vitrail.export.traced import Traceable, outputs_of, trace, traceable, usual_outputs
 from vitrail.export.write import FORMATS, GraphFormat, write_graph
 
 __all__ = [
@@ -38,6 +38,7 @@ __all__ = [
     "require_free",
     "trace",
     "traceable",
+    "usual_outputs",
     "write_graph",
     "write_quantised",
 ]

@@ -14,6 +14,7 @@ from vitrail.export.facts import Output
 from vitrail.heads.pool import POOLS, PoolName
 from vitrail.models import Backbone, DualEncoder, MaskedAutoencoder, Model
 from vitrail.nn.attention import attention_kernel
+from vitrail.nn.tokens import Tokens
 
 Encoder = Backbone | DualEncoder
 
@@ -51,6 +52,12 @@ def outputs_of(model: Encoder) -> tuple[Output, ...]:
     return tuple(name for name, there in named if there)
 
 
+def usual_outputs(model: Encoder) -> tuple[Output, ...]:
+    """What a graph gives when nobody asks for anything else: a classifier its logits, others all that they can."""
+    there = outputs_of(model)
+    return ("logits",) if "logits" in there else there
+
+
 class Traceable(nn.Module):
     """A model whose answers are a plain tuple.
 
@@ -78,10 +85,16 @@ class Traceable(nn.Module):
         """``(B, C, H, W)`` normalised pictures to one ``(B, …)`` tensor for each output."""
         if isinstance(self.model, DualEncoder):
             return (self.model.embed_images(images),)
-        tokens = self.model.read(images) if self.outputs == ("logits",) else self.model.features(images)
+        tokens = self._tokens(self.model, images)
         found: dict[Output, Tensor] = {"logits": self.model.classify(tokens)} if "logits" in self.outputs else {}
         found |= {name: POOLS[pool](0, 0, 0.0)(tokens) for name, pool in POOLED if name in self.outputs}
         return tuple(found[name] for name in self.outputs)
+
+    def _tokens(self, model: Backbone, images: Tensor) -> Tokens:
+        """Those that the outputs are made of: all of them cost more than the first alone."""
+        if self.outputs == ("logits",):
+            return model.read(images)
+        return model.leading(images, 1) if self.outputs == ("class_token",) else model.features(images)
 
 
 def pictures_for(model: Encoder, count: int) -> Tensor:

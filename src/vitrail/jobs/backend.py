@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -104,24 +104,29 @@ class Graph:
         """
         absent = [name for name in names if name not in self.facts.outputs]
         if absent:
-            hint = ": pool the mean of the patches (--pool mean)" if "class_token" in absent else ""
-            raise VitrailError(f"this {self.facts.family} gives no {' and no '.join(absent)}{hint}")
+            given = ", ".join(self.facts.outputs)
+            hint = ": pool the mean of the patches (--pool mean)" if given == "patch_mean" else ""
+            raise VitrailError(
+                f"the graph of this {self.facts.family} gives no {' and no '.join(absent)} but {given}{hint}"
+            )
         return lambda images: torch.cat(self.runner(images, names), dim=1)
 
 
-def open_graph(config: Settings, backend: Backend) -> Graph:
+def open_graph(config: Settings, backend: Backend, wanted: Sequence[Output]) -> Graph:
     """The model that a config names, as a graph: an 8-bit folder's own, or the cached one of an artefact.
 
     Args:
         config: names the model, its size, the precision and the batch.
         backend: "openvino" or "onnxruntime".
+        wanted: what it is to give; an 8-bit graph is what it is.
 
     Raises:
         VitrailError: a package that is missing, a model that makes no graph, options that do not fit.
     """
     require_cpu(config)
     if not is_quantised(config.model):
-        return graph_of(open_model(config.model, config.model_overrides(), online=config.online), config, backend)
+        artefact = open_model(config.model, config.model_overrides(), online=config.online)
+        return graph_of(artefact, config, backend, wanted)
     if backend != "openvino":
         raise VitrailError(f"{config.model} holds an 8-bit graph for OpenVINO: use --backend openvino")
     if config.model_overrides():
@@ -132,31 +137,39 @@ def open_graph(config: Settings, backend: Backend) -> Graph:
     return Graph(stored.graph, stored.facts, runner, (stored.digest, backend, runner.precision))
 
 
-def graph_of(artefact: Artefact, config: Settings, backend: Backend) -> Graph:
+def graph_of(artefact: Artefact, config: Settings, backend: Backend, wanted: Sequence[Output] = ()) -> Graph:
     """A model as a graph, made once and kept in the user's cache.
+
+    Args:
+        artefact: the model.
+        config: the precision and the batch.
+        backend: "openvino" or "onnxruntime".
+        wanted: what it is to give, as far as it can; all that it can when empty.
 
     Raises:
         VitrailError: as :func:`open_graph`.
     """
     require_cpu(config)
-    file, facts, digest = make_graph(artefact, backend)
+    file, facts, digest = make_graph(artefact, backend, wanted)
     runner = load_runner(file, config, backend)
     say(f"{config.model}: a graph in {runner.choice}")
     return Graph(file, facts, runner, (digest, backend, runner.precision))
 
 
-def make_graph(artefact: Artefact, backend: Backend) -> tuple[Path, Facts, str]:
+def make_graph(artefact: Artefact, backend: Backend, wanted: Sequence[Output] = ()) -> tuple[Path, Facts, str]:
     """The ONNX file of a model in the user's cache, its facts, and the digest of the weights.
 
     Args:
         artefact: any whose model makes a graph.
         backend: the library that checks a new one against torch.
+        wanted: as in :func:`graph_of`.
 
     Raises:
         VitrailError: it makes none, a package is missing, or the cache cannot be written.
     """
     model = traceable(artefact.model.cpu().eval())
-    outputs = outputs_of(model)
+    there = outputs_of(model)
+    outputs = tuple(name for name in there if name in wanted) or there
     facts = Facts(type(model).__name__, outputs, artefact.classes, artefact.preprocess)
     digest = weights_digest(artefact.model)
     return cached_graph(Traceable(model, outputs).eval(), facts, digest, exact_runner(backend)), facts, digest

@@ -73,8 +73,9 @@ class Encoder:
 def open_encoder(config: EmbedConfig) -> Encoder:
     """The model that a config names, ready to encode pictures."""
     if config.backend != "torch":
-        graph = open_graph(config, config.backend)
-        return Encoder(graph.giving(*POOLED[config.pool]), graph.preprocess, graph.hardware, graph.key)
+        wanted = POOLED[config.pool]
+        graph = open_graph(config, config.backend, wanted)
+        return Encoder(graph.giving(*wanted), graph.preprocess, graph.hardware, graph.key)
     refuse_quantised(config.model)
     artefact = with_merging(open_model(config.model, config.model_overrides(), online=config.online), config)
     backbone, hardware = make_ready(artefact.backbone, Hardware.of(config), config.batch_size)

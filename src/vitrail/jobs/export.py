@@ -18,9 +18,9 @@ from vitrail.export import (
     Output,
     Traceable,
     differences,
-    outputs_of,
     require_equal,
     traceable,
+    usual_outputs,
     write_graph,
 )
 from vitrail.jobs.backend import refuse_quantised
@@ -55,8 +55,7 @@ def export(config: ExportConfig) -> list[Difference]:
     out = config.out or default_out("export", config.model, config.to) / f"graph{FORMATS[config.to][0]}"
     artefact = open_model(config.model, config.model_overrides(), online=config.online)
     encoder = traceable(artefact.model.eval())
-    there = outputs_of(encoder)
-    model = Traceable(encoder, config.outputs or (there[:1] if "logits" in there else there)).eval()
+    model = Traceable(encoder, config.outputs or usual_outputs(encoder)).eval()
     facts = Facts(type(encoder).__name__, model.outputs, artefact.classes, artefact.preprocess)
     found: list[Difference] = []
 

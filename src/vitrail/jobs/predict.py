@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from vitrail.export import is_quantised
+from vitrail.export import Output, is_quantised
 from vitrail.jobs.backend import graph_of, open_graph, refuse_quantised
 from vitrail.jobs.detect import predict_detection
 from vitrail.jobs.inference import Hardware, make_ready
@@ -29,18 +29,21 @@ FORMS: dict[type[Model], Form] = {
 }
 """By the kind of model; the first that fits answers."""
 
+LOGITS: tuple[Output, ...] = ("logits",)
+"""What a graph is asked for."""
+
 
 def predict(config: PredictConfig) -> Table:
     """Predictions of every picture, in order; a row for each, or for each box or mask. They stay in the file."""
     if config.backend == "torch":
         refuse_quantised(config.model)
     elif is_quantised(config.model):
-        return predict_classes_by_graph(config, open_graph(config, config.backend))
+        return predict_classes_by_graph(config, open_graph(config, config.backend, LOGITS))
     artefact = with_merging(open_model(config.model, config.model_overrides(), online=config.online), config)
     if config.backend != "torch":
         if isinstance(artefact.model, DualEncoder):
             return predict_zero_shot(config, artefact, Hardware.of(config))
-        return predict_classes_by_graph(config, graph_of(artefact, config, config.backend))
+        return predict_classes_by_graph(config, graph_of(artefact, config, config.backend, LOGITS))
     form = next((form for kind, form in FORMS.items() if isinstance(artefact.model, kind)), predict_classes)
     model, hardware = make_ready(artefact.model, Hardware.of(config), config.batch_size)
     return form(config, artefact.with_model(model), hardware)

@@ -13,7 +13,16 @@ from tyro.conf import Positional
 
 from vitrail.contracts import VitrailError
 from vitrail.data import FileSource, Preprocess, Source, SubsetSource, list_pictures, open_data
-from vitrail.export import PLANS, OpenVINORunner, need, quantise_graph, require_free, write_quantised
+from vitrail.export import (
+    PLANS,
+    OpenVINORunner,
+    Output,
+    need,
+    quantise_graph,
+    require_free,
+    usual_outputs,
+    write_quantised,
+)
 from vitrail.jobs.agreement import Agreement, accuracy_of, compare, outputs_on
 from vitrail.jobs.backend import graph_of, refuse_quantised
 from vitrail.jobs.models import open_model
@@ -37,6 +46,8 @@ class QuantiseConfig(Settings):
     """Folder of a run or of an artefact, a checkpoint, or the name of published weights."""
     calibrate: str
     """Pictures like those that the model will work on: a folder, a glob, or data as for train. No labels needed."""
+    outputs: tuple[Output, ...] = ()
+    """Left out: logits of a classifier (for predict), class token and patch mean of an encoder (for embed)."""
     data: str | None = None
     """Labelled pictures, as for train: accuracy before and after decides (of a linear probe, for an encoder)."""
     pictures: int = 300
@@ -66,7 +77,8 @@ def quantise(config: QuantiseConfig) -> Agreement:
     artefact = open_model(config.model, config.model_overrides(), online=config.online)
     if not isinstance(artefact.model, Backbone):
         raise VitrailError(f"classifiers and picture encoders are quantised, not a {type(artefact.model).__name__}")
-    exact = graph_of(artefact, replace(config, precision="fp32"), "openvino")
+    outputs = config.outputs or usual_outputs(artefact.model)
+    exact = graph_of(artefact, replace(config, precision="fp32"), "openvino", outputs)
     chosen, others = divide(calibration_source(config, exact.bands), config)
     splits = config.data and open_data(
         config.data, val_fraction=config.val_fraction, seed=config.split_seed, online=config.online
