@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
+from typing import TypeVar
 
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -11,6 +12,8 @@ from vitrail.contracts import VitrailError
 from vitrail.heads.pool import require_prefix
 from vitrail.models.model import ConfigT, Model
 from vitrail.nn.tokens import Tokens
+
+ModelT = TypeVar("ModelT", bound=Model)
 
 
 class Backbone(Model[ConfigT]):
@@ -67,6 +70,13 @@ class Backbone(Model[ConfigT]):
         """Logits ``(B, num_classes)``, or the pooled features when there is no classifier."""
         tokens = self.read(images)
         return self.classify(tokens) if self.num_classes else self.pool(tokens)
+
+
+def working_out_all(model: ModelT) -> ModelT:
+    """The same model, whose forward pass from now on works out every token, as papers count and other libraries do."""
+    if isinstance(model, Backbone):
+        model.read = model.features
+    return model
 
 
 def fresh_linear(features: int, num_classes: int, like: Tensor) -> nn.Module:

@@ -22,7 +22,8 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.checkpoint import checkpoint
 from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 
-from vitrail.models import Backbone, Model, ModelConfig, build
+from vitrail.models import Model, ModelConfig, build
+from vitrail.models.backbone import working_out_all
 from vitrail.nn.attention import Kernel, attention_kernel
 from vitrail.nn.encoder import Encoder
 from vitrail.speed.liveness import LiveBytes
@@ -212,11 +213,8 @@ def _macs_by_part(shape: Shape) -> Counter[str]:
     counts: Counter[str] = Counter()
     with shape.pretend(torch.float32) as (model, inputs), torch.no_grad(), attention_kernel("fused"):
         names = {_path(path): part for path, part in _part_by_path(model).items()}
-        if isinstance(model, Backbone):
-            # What the classifier does not read is left out of a forward pass, but not out of published figures.
-            model.read = model.features
         with FlopCounterMode(display=False, custom_mapping=ATTENTION_FLOPS) as counter:
-            model.eval()(*inputs)
+            working_out_all(model.eval())(*inputs)
         by_module = {path: sum(ops.values()) for path, ops in counter.get_flop_counts().items() if path != "Global"}
     root = type(model).__name__
     for path, flops in by_module.items():

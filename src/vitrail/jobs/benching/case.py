@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from vitrail.contracts import VitrailError
 from vitrail.data import Preprocess
 from vitrail.models import Model
+from vitrail.models.backbone import working_out_all
 from vitrail.nn.residual import LayerScale
 from vitrail.speed.bench.work import Answer
 from vitrail.weights import Artefact, convert, create_model, load_artefact
@@ -74,6 +75,10 @@ class Case:
     def ours(self) -> Model:
         """Vitrail's model."""
         return load_artefact(self.folder / "vitrail").model
+
+    def to_export(self) -> Model:
+        """The model of which graphs are made: it works out all tokens, as the exported models of timm and others do."""
+        return working_out_all(self.ours()).eval()
 
 
 def lay_out(

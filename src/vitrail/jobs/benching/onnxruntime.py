@@ -26,7 +26,7 @@ def inference(case: Case) -> Work:
     with tempfile.TemporaryDirectory() as folder, attention_kernel("fused"), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         file = Path(folder) / "model.onnx"
-        torch.onnx.export(case.ours().eval(), (images,), file, dynamo=False, opset_version=OPSET)
+        torch.onnx.export(case.to_export(), (images,), file, dynamo=False, opset_version=OPSET)
         session = onnxruntime.InferenceSession(file, options, providers=["CPUExecutionProvider"])
     inputs = {session.get_inputs()[0].name: images.numpy()}
 

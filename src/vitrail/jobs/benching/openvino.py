@@ -46,7 +46,7 @@ def _compiled(case: Case, mode: Literal["LATENCY", "THROUGHPUT"]) -> openvino.Co
     with attention_kernel("fused"), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         images = case.images()
-        graph = openvino.convert_model(case.ours().eval(), example_input=images, input=[list(images.shape)])
+        graph = openvino.convert_model(case.to_export(), example_input=images, input=[list(images.shape)])
     options = {
         "PERFORMANCE_HINT": mode,
         "INFERENCE_PRECISION_HINT": "bf16" if case.bf16 else "f32",
