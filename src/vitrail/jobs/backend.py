@@ -169,7 +169,8 @@ def make_graph(artefact: Artefact, backend: Backend, wanted: Sequence[Output] = 
     """
     model = traceable(artefact.model.cpu().eval())
     there = outputs_of(model)
-    outputs = tuple(name for name in there if name in wanted) or there
+    chosen: tuple[Output, ...] = tuple(name for name in there if name in wanted)
+    outputs = chosen or there
     facts = Facts(type(model).__name__, outputs, artefact.classes, artefact.preprocess)
     digest = weights_digest(artefact.model)
     return cached_graph(Traceable(model, outputs).eval(), facts, digest, exact_runner(backend)), facts, digest
