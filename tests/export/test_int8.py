@@ -93,7 +93,7 @@ def test_digits_in_8_bits_keep_their_accuracy_and_a_bad_limit_leaves_nothing(
     right = [row["label"] == Path(row["name"]).stem.split("-")[1] for row in rows]
     assert sum(right) >= 0.9 * len(right)
     asked = EmbedConfig(source=str(pictures), model=folder, backend="openvino", out=tmp_path / "e.csv", **HERE)
-    with pytest.raises(VitrailError, match="gives no class_token but logits"):
+    with pytest.raises(VitrailError, match="gives no class_token but logits: vitrail quantise --outputs class_token"):
         embed(asked)
     quantise(config(outputs=("class_token", "patch_mean"), data=None, out=tmp_path / "encoder"))
     vectors = embed(replace(asked, model=str(tmp_path / "encoder")))

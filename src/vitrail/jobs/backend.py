@@ -59,6 +59,13 @@ POOLED: Mapping[PoolName, tuple[Output, ...]] = {
 """The outputs of a graph that make up a feature vector."""
 
 
+_HINTS: Mapping[tuple[Output, ...], str] = {
+    ("patch_mean",): ": pool the mean of the patches (--pool mean)",
+    ("logits",): ": vitrail quantise --outputs class_token patch_mean makes one for embed",
+}
+"""By what a graph gives: what to do about the rest."""
+
+
 @dataclass(frozen=True)
 class Graph:
     """A model as a loaded graph, with all that a table needs to know of it.
@@ -105,9 +112,9 @@ class Graph:
         absent = [name for name in names if name not in self.facts.outputs]
         if absent:
             given = ", ".join(self.facts.outputs)
-            hint = ": pool the mean of the patches (--pool mean)" if given == "patch_mean" else ""
             raise VitrailError(
-                f"the graph of this {self.facts.family} gives no {' and no '.join(absent)} but {given}{hint}"
+                f"the graph of this {self.facts.family} gives no {' and no '.join(absent)} but {given}"
+                + _HINTS.get(self.facts.outputs, "")
             )
         return lambda images: torch.cat(self.runner(images, names), dim=1)
 

@@ -49,8 +49,7 @@ class FeatureVector:
 
     def __call__(self, images: Float[Tensor, "b c h w"]) -> Float[Tensor, "b d"]:
         """``(B, D)``, or ``(B, 2·D)`` for class token and mean."""
-        count = self.pool.reads
-        return self.pool(self.model.features(images) if count is None else self.model.leading(images, count))
+        return self.pool(self.model.leading(images, self.pool.reads))
 
 
 @dataclass(frozen=True)

@@ -39,7 +39,7 @@ class QuantiseConfig(Settings):
     """A classifier or picture encoder in 8 bits: about twice as fast on a CPU, and a little less exact.
 
     It is compared with the float32 model on pictures that it was not calibrated on, and refused when it loses more
-    than --max-loss. predict and embed take the folder as MODEL with --backend openvino.
+    than --max-loss. predict takes the folder of a classifier, embed that of an encoder, with --backend openvino.
     """
 
     model: Positional[str]
@@ -100,7 +100,8 @@ def quantise(config: QuantiseConfig) -> Agreement:
         if reason is None:
             report = {**found.to_dict(), "precision": runner.precision, "calibrated_on": len(chosen)}
             write_quantised(made, exact.facts, report, out)
-            say(f"{found} → {out}; predict and embed take it with --backend openvino")
+            verb = "predict" if "logits" in outputs else "embed"
+            say(f"{found} → {out}; {verb} takes it with --backend openvino")
             return found
         refused.append(f"{plan.name}: {reason}")
     raise VitrailError(

@@ -29,19 +29,24 @@ class Backbone(Model[ConfigT]):
     def features(self, images: Tensor) -> Tokens:
         """Tokens after the last block and the final norm."""
 
-    def leading(self, images: Tensor, count: int) -> Tokens:
-        """The first ``count`` tokens of :meth:`features`, all of them prefix tokens.
+    def leading(self, images: Tensor, count: int | None) -> Tokens:
+        """The first ``count`` tokens of :meth:`features`, all of them prefix tokens; all tokens for None.
 
         A model that can leaves out what only the others need.
 
         Raises:
             VitrailError: there are fewer.
         """
-        return require_prefix(self.features(images), count).leading(count)
+        tokens = self.features(images)
+        return tokens if count is None else require_prefix(tokens, count).leading(count)
+
+    def reads(self) -> int | None:
+        """How many tokens, from the first on, the classifier looks at; None for all."""
+        return None
 
     def read(self, images: Tensor) -> Tokens:
         """The tokens of :meth:`features` that :meth:`pool` and :meth:`classify` look at."""
-        return self.features(images)
+        return self.leading(images, self.reads())
 
     @abstractmethod
     def finish(self, tokens: Tokens) -> Tokens:

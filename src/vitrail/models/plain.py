@@ -182,18 +182,15 @@ class Plain(Backbone[PlainT]):
         """Tokens after the last block and the final norm."""
         return self.encode(self.embed(images))
 
-    def leading(self, images: Tensor, count: int) -> Tokens:
-        """The first ``count`` tokens of :meth:`features`; the last block works out no others."""
+    def leading(self, images: Tensor, count: int | None) -> Tokens:
+        """As of every backbone; the last block works out no others."""
+        if count is None:
+            return self.features(images)
         tokens = require_prefix(self.embed(images), count)
         return self.finish(self.blocks.leading(tokens, count, self.context(tokens.grid)))
 
-    def read(self, images: Tensor) -> Tokens:
-        """What the classifier looks at: all tokens, or the first ones alone."""
-        count = self.reads()
-        return self.features(images) if count is None else self.leading(images, count)
-
     def reads(self) -> int | None:
-        """How many tokens, from the first on, the classifier looks at; None for all."""
+        """As many as the pool does."""
         return self.attn_pool.reads
 
     def encode(self, tokens: Tokens) -> Tokens:
