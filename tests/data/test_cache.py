@@ -86,3 +86,18 @@ def test_what_is_asked_for():
     assert always is not None and not always.whole
     assert source.reads == 0
     assert 1 << 20 < free_memory() < 1 << 50
+
+
+def test_it_opens_what_it_will_not_keep_as_the_source_does():
+    source = PlantedSource()
+    opened = []
+    source.open = lambda index: opened.append(index) or source.pixels(index)
+    roomy, small = PictureCache(source, 1 << 20), PictureCache(source, 12_000, whole=True)
+    for index in range(40):
+        assert torch.equal(roomy.open(index), PlantedSource().pixels(index))
+    # What can be kept is decoded whole.
+    assert not opened
+    for _ in range(2):
+        for index in range(40):
+            assert torch.equal(small.open(index), PlantedSource().pixels(index))
+    assert opened == [*range(16, 40), *range(16, 40)]

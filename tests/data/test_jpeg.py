@@ -9,9 +9,13 @@ import torch
 from PIL import Image
 
 from vitrail.data import BrokenPicture, jpeg, read_picture, read_pixels, to_pixels
-from vitrail.data.jpeg import decode_plain_jpeg, decoders_agree
+from vitrail.data.jpeg import PlainJpeg, decoders_agree, plain_jpeg
 
 MOST = 10**6
+
+
+def opened(data: bytes, channels: int = 3, most: int = MOST) -> PlainJpeg | None:
+    return plain_jpeg(data, channels, most, lambda: pytest.fail("left to Pillow"))
 
 
 def picture(height: int = 61, width: int = 90, mode: str = "RGB") -> Image.Image:
@@ -37,8 +41,9 @@ def agreeing() -> None:
 def test_the_bits_are_those_of_pillow(mode, size) -> None:
     for subsampling, progressive, quality in product((0, 1, 2), (False, True), (30, 75, 95)):
         data = encoded(picture(*size, mode), subsampling=subsampling, progressive=progressive, quality=quality)
-        quick = decode_plain_jpeg(data, 3, MOST)
-        assert quick is not None and torch.equal(quick, to_pixels(read_picture(data)))
+        quick = opened(data)
+        assert quick is not None and (quick.height, quick.width) == size
+        assert torch.equal(quick.pixels(), to_pixels(read_picture(data, 3)))
         for channels in (1, 3):
             assert torch.equal(read_pixels(data, channels), to_pixels(read_picture(data, channels)))
 
@@ -48,7 +53,7 @@ def test_every_orientation_is_applied() -> None:
         exif = Image.Exif()
         exif[0x0112] = orientation
         data = encoded(picture(), exif=exif.tobytes())
-        assert (decode_plain_jpeg(data, 3, MOST) is None) == (orientation != 1)
+        assert (opened(data) is None) == (orientation != 1)
         assert torch.equal(read_pixels(data), to_pixels(read_picture(data)))
 
 
@@ -57,8 +62,8 @@ def test_what_is_unusual_is_left_to_pillow() -> None:
     cmyk = encoded(picture(mode="CMYK"))
     png = io.BytesIO()
     picture().save(png, "PNG")
-    assert all(decode_plain_jpeg(data, 3, MOST) is None for data in (cmyk, png.getvalue(), b"", b"text", whole + b"x"))
-    assert decode_plain_jpeg(whole, 1, MOST) is None and decode_plain_jpeg(whole, 3, 61 * 90 - 1) is None
+    assert all(opened(data) is None for data in (cmyk, png.getvalue(), b"", b"text", whole + b"x"))
+    assert opened(whole, channels=1) is None and opened(whole, most=61 * 90 - 1) is None
     assert torch.equal(read_pixels(cmyk), to_pixels(read_picture(cmyk)))
 
 
@@ -84,5 +89,5 @@ def test_cut_off_and_damaged_files_are_broken_in_the_same_words() -> None:
 
 def test_a_decoder_of_other_bits_is_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
     real = jpeg._decode
-    monkeypatch.setattr(jpeg, "_decode", lambda data, mode: real(data, mode) ^ 1)
+    monkeypatch.setattr(jpeg, "_decode", lambda data, bands: real(data, bands) ^ 1)
     assert not jpeg.decoders_agree.__wrapped__()

@@ -12,11 +12,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from tests.data.finished import FinishedLoader
 from tests.data.planted import PlantedSource
 from vitrail.contracts import Batch, VitrailError
-from vitrail.data import Augment, FolderSource, Mixing, Preprocess, Skipped, TrainTransform
+from vitrail.data import Augment, FolderSource, Mixing, Preprocess, Skipped, TrainTransform, jpeg
 from vitrail.data.loader import _begin_worker
 
 TRANSFORM = TrainTransform(Preprocess((16, 16)), Augment())
@@ -348,3 +349,42 @@ def test_the_files_of_a_data_set_are_not_changed(class_folder):
         assert len(list(loader.epoch(epoch))) == 2
     loader.close()
     assert state() == before and len(before) == 8
+
+
+@pytest.fixture
+def photographs(tmp_path: Path) -> Path:
+    rng = np.random.default_rng(0)
+    for number in range(12):
+        small = Image.fromarray(rng.integers(0, 256, (9, 12, 3), dtype=np.uint8))
+        path = tmp_path / "ab"[number % 2] / f"{number:02}.jpg"
+        path.parent.mkdir(exist_ok=True)
+        small.resize((60 + number, 90), Image.Resampling.BICUBIC).save(path, quality=90)
+    return tmp_path
+
+
+def test_parts_of_files_change_no_bit(photographs, monkeypatch):
+    options = {"drop_last": False, "transform": TrainTransform(Preprocess((32, 32)), Augment(quarter_turns=True))}
+    cached = list(make(FolderSource(photographs), cache=True, **options).epoch(2))
+    for workers in (0, 2):
+        loader = make(FolderSource(photographs), cache=False, workers=workers, **options)
+        assert all(same(a, b) for a, b in zip(loader.epoch(2), cached, strict=True))
+        loader.close()
+    monkeypatch.setattr(jpeg, "part_decoder", lambda: None)
+    without = make(FolderSource(photographs), cache=False, **options)
+    assert all(same(a, b) for a, b in zip(without.epoch(2), cached, strict=True))
+
+
+@pytest.mark.parametrize("cache", [False, True])
+def test_a_file_that_proves_broken_when_it_is_decoded(photographs, cache):
+    path = photographs / "b" / "05.jpg"
+    data = bytearray(path.read_bytes())
+    table = data.index(b"\xff\xc4")
+    # More codes than a Huffman table may have: the header does not tell.
+    data[table + 5 : table + 21] = b"\xff" * 16
+    path.write_bytes(data)
+    options = {"drop_last": False, "cache": cache}
+    with pytest.raises(VitrailError, match=r"05\.jpg: broken or cut off"):
+        list(make(FolderSource(photographs), **options).epoch(0))
+    loader = make(FolderSource(photographs), on_error="skip", **options)
+    assert sum(len(batch) for batch in loader.epoch(0)) == 11
+    assert [Path(skipped.name).name for skipped in loader.skipped] == ["05.jpg"]

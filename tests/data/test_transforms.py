@@ -1,6 +1,7 @@
 """Augmentation: every knob does what it says, and its randomness is torch's alone."""
 
 import dataclasses
+import io
 import random
 
 import numpy as np
@@ -8,8 +9,11 @@ import pytest
 import torch
 
 from vitrail.contracts import VitrailError
-from vitrail.data import Augment, Preprocess, TrainTransform, to_picture
-from vitrail.data.transforms import random_box
+from vitrail.data import Augment, Preprocess, TrainTransform, read_pixels, to_picture
+from vitrail.data.jpeg import PlainJpeg
+from vitrail.data.jpeg_part import cut
+from vitrail.data.picture import open_pixels
+from vitrail.data.transforms import random_box, turn, turn_back
 
 PLAIN = Augment(scale=None, hflip=0.0, randaugment=None, erasing=0.0)
 PRE = Preprocess((16, 16), 1.0, interpolation="nearest", mean=(0.0,) * 3, std=(1.0,) * 3)
@@ -168,3 +172,28 @@ def test_more_bands():
 def test_impossible_values(wrong):
     with pytest.raises(VitrailError, match=next(iter(wrong))):
         Augment(**wrong)
+
+
+@pytest.mark.parametrize("turns", range(4))
+def test_a_box_of_a_turned_picture_is_found_in_the_picture(turns):
+    photo = torch.arange(7 * 11, dtype=torch.uint8).view(1, 7, 11)
+    for box in ((0, 0, 1, 1), (1, 2, 3, 4), (2, 0, 5, 6)):
+        back = turn_back(box, turns, 7, 11)
+        assert torch.equal(turn(cut(photo, back), turns), cut(torch.rot90(photo, turns, (1, 2)), box))
+
+
+@pytest.mark.parametrize("turns", [False, True])
+def test_a_file_gives_the_view_that_its_pixels_give(turns):
+    photo = torch.randint(0, 256, (3, 90, 61), generator=torch.Generator().manual_seed(1), dtype=torch.uint8)
+    file = io.BytesIO()
+    to_picture(photo).save(file, "JPEG")
+    undecoded, pixels = open_pixels(file.getvalue()), read_pixels(file.getvalue())
+    assert isinstance(undecoded, PlainJpeg)
+    for augment in (Augment(quarter_turns=turns), PLAIN, None):
+        transform = TrainTransform(Preprocess((32, 24)), augment)
+        for seed in range(20):
+            views = []
+            for picture in (undecoded, pixels, to_picture(pixels)):
+                torch.manual_seed(seed)
+                views.append(transform(picture).finished())
+            assert torch.equal(views[0], views[1]) and torch.equal(views[0], views[2])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import stat
 from importlib import import_module
 from pathlib import Path
 
@@ -12,48 +11,20 @@ from torch import Tensor, nn
 
 from tests.speed.kernels import off, runs
 from vitrail.models import build, config_of
-from vitrail.speed.native import Native, NativeAttention, Unavailable, attention_to_learn_with, native
+from vitrail.speed.native import Native, Unavailable, attention_to_learn_with, native
 from vitrail.speed.prepare import prepare
 
 module = import_module(native.__module__)
 CPU = torch.device("cpu")
 
 
-class TestBuilding:
-    @pytest.fixture(autouse=True)
-    def cache(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-        monkeypatch.setattr(module, "user_cache", lambda: tmp_path)
-        return tmp_path
-
-    @runs
-    def test_once_on_a_machine(self, cache: Path) -> None:
-        assert isinstance(native.__wrapped__().attention, NativeAttention)
-        (file,) = (cache / "kernels").iterdir()
-        made = file.stat()
+@runs
+def test_a_damaged_library(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    damaged = tmp_path / "native.so"
+    damaged.write_bytes(b"not a library")
+    monkeypatch.setattr(module, "built", lambda name, files, flags: damaged)
+    with pytest.raises(Unavailable, match="cannot be loaded"):
         native.__wrapped__()
-        assert file.stat().st_mtime_ns == made.st_mtime_ns and list((cache / "kernels").iterdir()) == [file]
-
-    @runs
-    def test_without_a_compiler(self, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setenv("PATH", str(cache))
-        with pytest.raises(Unavailable, match=r"there is no g\+\+"):
-            native.__wrapped__()
-
-    @runs
-    def test_a_compiler_that_fails_leaves_nothing(self, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        compiler = cache / "g++"
-        compiler.write_text("#!/bin/sh\nexit 3\n")
-        compiler.chmod(compiler.stat().st_mode | stat.S_IXUSR)
-        monkeypatch.setenv("PATH", f"{cache}:/usr/bin:/bin")
-        with pytest.raises(Unavailable, match=r"g\+\+ did not build them"):
-            native.__wrapped__()
-        assert not list((cache / "kernels").iterdir())
-
-    @runs
-    def test_a_damaged_library(self) -> None:
-        module._built().write_bytes(b"not a library")
-        with pytest.raises(Unavailable, match="cannot be loaded"):
-            native.__wrapped__()
 
 
 class TestPrepared:

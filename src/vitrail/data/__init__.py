@@ -44,6 +44,7 @@ from vitrail.data.sources import (
 )
 from vitrail.data.text import TextTokenizer
 from vitrail.data.transforms import Augment, TrainTransform
+from vitrail.data.undecoded import PartTransform, Undecoded
 from vitrail.data.views import MultiCrop, MultiCropTransform
 
 __all__ = [
@@ -73,6 +74,7 @@ __all__ = [
     "MultiCrop",
     "MultiCropTransform",
     "Order",
+    "PartTransform",
     "PictureCache",
     "Pixels",
     "Placement",
@@ -85,6 +87,7 @@ __all__ = [
     "SubsetSource",
     "TextTokenizer",
     "TrainTransform",
+    "Undecoded",
     "list_clips",
     "list_pictures",
     "open_captions",

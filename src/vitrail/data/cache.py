@@ -14,6 +14,7 @@ from torch import Tensor, multiprocessing
 
 from vitrail.contracts import VitrailError
 from vitrail.data.sources.base import Source
+from vitrail.data.undecoded import Undecoded
 
 AUTO_BYTES = 2 << 30
 """``cache="auto"`` caches data sets up to this size decoded (2 GiB), or a quarter of the free memory if less."""
@@ -55,6 +56,11 @@ class PictureCache:
         """Bytes of pixels held."""
         return int(self._table[-2]) if self._owner else 0
 
+    def open(self, index: int) -> Undecoded:
+        """The picture's pixels where they are in memory or shall be; else what the source has. Not to be written to."""
+        held = self._owner and bool(self._table[4 * index])
+        return self.pixels(index) if held or not self._full() else self.source.open(index)
+
     def pixels(self, index: int) -> UInt8[Tensor, "c h w"]:
         """The picture's pixels, from memory where they are there. Not to be written to."""
         if not self._owner:
@@ -67,12 +73,19 @@ class PictureCache:
         self._keep(index, pixels.permute(1, 2, 0))
         return pixels
 
+    def _full(self) -> bool:
+        """Whether another picture like those held would not fit; with ``whole``, whether all of them would not."""
+        if not self._owner:
+            return True
+        offset, held = self._table[-2:].tolist()
+        wanted = len(self.source) if self.whole else held + 1
+        return held >= _PROBES and offset * wanted > self.capacity * held
+
     def _keep(self, index: int, pixels: Tensor) -> None:
         size = pixels.numel()
         with self._lock:
             offset, held = self._table[-2:].tolist()
-            hopeless = self.whole and held >= _PROBES and offset * len(self.source) > self.capacity * held
-            if hopeless or offset + size > self.capacity:
+            if self._full() or offset + size > self.capacity:
                 return
             self._table[-2:] = offset + size, held + 1
         self._room[offset : offset + size] = pixels.reshape(-1).numpy()

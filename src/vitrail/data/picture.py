@@ -31,7 +31,7 @@ from PIL import Image, ImageFile, UnidentifiedImageError
 from torch import Tensor
 
 from vitrail.contracts import VitrailError
-from vitrail.data.jpeg import decode_plain_jpeg
+from vitrail.data.jpeg import PlainJpeg, plain_jpeg
 
 EXTENSIONS = frozenset(
     {".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".gif", ".tif", ".tiff", ".webp"}
@@ -109,9 +109,21 @@ def read_pixels(
     source: str | os.PathLike[str] | bytes | BinaryIO, channels: int = 3, name: str | None = None
 ) -> UInt8[Tensor, "c h w"]:
     """The pixels of :func:`read_picture`, the same bits, in the quickest way; channels last in memory."""
+    opened = open_pixels(source, channels, name)
+    return opened.pixels() if isinstance(opened, PlainJpeg) else opened
+
+
+def open_pixels(
+    source: str | os.PathLike[str] | bytes | BinaryIO, channels: int = 3, name: str | None = None
+) -> UInt8[Tensor, "c h w"] | PlainJpeg:
+    """The pixels of :func:`read_picture`, or a file of which a part can be decoded alone."""
     data, name = _read(source, channels, name)
-    pixels = decode_plain_jpeg(data, channels, MAX_PIXELS)
-    return to_pixels(_picture(data, name, channels)) if pixels is None else pixels
+
+    def by_pillow() -> UInt8[Tensor, "c h w"]:
+        return to_pixels(_picture(data, name, channels))
+
+    jpeg = plain_jpeg(data, channels, MAX_PIXELS, by_pillow)
+    return by_pillow() if jpeg is None else jpeg
 
 
 def to_pixels(picture: Image.Image) -> UInt8[Tensor, "c h w"]:

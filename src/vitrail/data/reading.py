@@ -7,7 +7,7 @@ import traceback
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -22,8 +22,9 @@ from vitrail.data.finish import Finish, Sample, Stacked, collate
 from vitrail.data.order import batch_seed, sample_seeds
 from vitrail.data.picture import BrokenPicture, printable
 from vitrail.data.sources.base import Source
+from vitrail.data.undecoded import PartTransform
 
-PictureTransform = Callable[[UInt8[Tensor, "c h w"]], Sample | Mapping[str, Sample]]
+PictureTransform = Callable[[UInt8[Tensor, "c h w"]], Sample | Mapping[str, Sample]] | PartTransform
 """uint8 pixels to the model's input, or to several samples by name: ``"images"`` and extras. Random only through
 torch's global generator."""
 
@@ -104,7 +105,7 @@ class BatchReader(Dataset[Outcome]):
 
     Args:
         source: the pictures.
-        transform: from uint8 pixels to the model's input.
+        transform: from uint8 pixels to the model's input; a :class:`PartTransform` may get a file that is not decoded.
         mixing: from batch to batch, or None.
         seed: of the run.
         rank: of this process, for mixing.
@@ -134,7 +135,8 @@ class BatchReader(Dataset[Outcome]):
         self.seed = seed
         self.rank = rank
         self.on_error = on_error
-        self.pixels = source.pixels if cache is None else cache.pixels
+        pictures = source if cache is None else cache
+        self.open = pictures.open if isinstance(transform, PartTransform) else pictures.pixels
         self.hands = hands
         self.labels: NDArray[np.int64] | NDArray[np.float32] | None = source.labels if source.classes else None
         if soft_labels:
@@ -166,13 +168,12 @@ class BatchReader(Dataset[Outcome]):
             self.hands.take(epoch, number, index)
             generator.manual_seed(seed)
             try:
-                pixels = self.pixels(index)
+                samples.append(self._transform(index, self.open(index)))
             except BrokenPicture as error:
                 if self.on_error == "raise":
                     raise
                 skipped.append((error.name, error.reason))
                 continue
-            samples.append(self._transform(index, pixels))
             kept.append(index)
         self.hands.take(epoch, number, -1)
         if not samples:
@@ -184,9 +185,12 @@ class BatchReader(Dataset[Outcome]):
         names = tuple(self.source.name(index) for index in kept)
         return Outcome(stacked.pop("images"), labels, torch.tensor(kept), stacked, finish, names, tuple(skipped))
 
-    def _transform(self, index: int, pixels: Tensor) -> dict[str, Sample]:
+    def _transform(self, index: int, picture: Any) -> dict[str, Sample]:
         try:
-            sample = self.transform(pixels)
+            sample = self.transform(picture)
+        # What is wrong with a file may show only when it is decoded.
+        except BrokenPicture:
+            raise
         except VitrailError as error:
             raise VitrailError(f"{printable(self.source.name(index))}: {error}") from None
         except Exception as error:

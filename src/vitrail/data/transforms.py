@@ -17,7 +17,9 @@ from torchvision.transforms import v2
 
 from vitrail.contracts import VitrailError
 from vitrail.data.finish import Noise, Pixels, framed
+from vitrail.data.jpeg_part import Box
 from vitrail.data.preprocess import Preprocess, resize, to_picture, to_pixels
+from vitrail.data.undecoded import PartTransform, Undecoded, part, size, whole
 
 _ERASED_SHARE = (0.02, 0.33)
 _ERASED_RATIO = (1 / 3.3, 1 / 0.3)
@@ -63,7 +65,7 @@ class Augment:
             raise VitrailError(f"Augment: color_jitter must be 0 or more, not {self.color_jitter}")
 
 
-class TrainTransform:
+class TrainTransform(PartTransform):
     """Augment a picture and bring it to the model's size.
 
     It gives 8-bit pixels; finished, they equal what ``preprocess`` gives, bit for bit, where ``augment`` is None.
@@ -101,16 +103,14 @@ class TrainTransform:
             strength = augment.color_jitter
             self._colours.append(v2.ColorJitter(strength, strength, strength))
 
-    def __call__(self, picture: Image.Image | UInt8[Tensor, "c0 h0 w0"]) -> Pixels:
-        """One random view of ``picture`` (see :meth:`Preprocess.__call__` for what is accepted)."""
+    def __call__(self, picture: Image.Image | Undecoded) -> Pixels:
+        """One random view of ``picture`` (see :meth:`Preprocess.__call__` for what else is accepted)."""
         augment = self.augment
-        pixels = self.preprocess.pixels(picture)
+        opened = to_pixels(picture) if isinstance(picture, Image.Image) else picture
         if augment is None:
-            return framed(self.preprocess, self.preprocess.fit(pixels))
-        turn, across, down = torch.rand(3).tolist()
-        if augment.quarter_turns:
-            pixels = torch.rot90(pixels, int(4 * turn), (1, 2))
-        pixels = self._crop(pixels, augment)
+            return framed(self.preprocess, self.preprocess.fit(self.preprocess.pixels(whole(opened))))
+        turned, across, down = torch.rand(3).tolist()
+        pixels = self._crop(opened, int(4 * turned) if augment.quarter_turns else 0, augment)
         flips = [axis for axis, draw, chance in ((2, across, augment.hflip), (1, down, augment.vflip)) if draw < chance]
         if flips:
             pixels = pixels.flip(flips)
@@ -121,17 +121,45 @@ class TrainTransform:
             return sample
         return replace(sample, noise=draw_noise(*sample.values.shape[1:]))
 
-    def _crop(self, pixels: Tensor, augment: Augment) -> Tensor:
+    def _crop(self, picture: Undecoded, turns: int, augment: Augment) -> Tensor:
+        """The picture turned, then cropped and resized; of a file no more is decoded than that."""
+        preprocess = self.preprocess
         if augment.scale is None:
-            return self.preprocess.fit(pixels)
-        top, left, height, width = random_box(pixels.shape[1], pixels.shape[2], augment.scale, augment.ratio)
-        cut = pixels[:, top : top + height, left : left + width]
-        return resize(cut, self.preprocess.size, self.preprocess.interpolation, self.preprocess.antialias)
+            return preprocess.fit(turn(preprocess.pixels(whole(picture)), turns))
+        height, width = size(picture)
+        shape = (width, height) if turns % 2 else (height, width)
+        box = turn_back(random_box(*shape, augment.scale, augment.ratio), turns, height, width)
+        crop = turn(preprocess.pixels(part(picture, box)), turns)
+        return resize(crop, preprocess.size, preprocess.interpolation, preprocess.antialias)
 
 
-def random_box(
-    height: int, width: int, scale: tuple[float, float], ratio: tuple[float, float]
-) -> tuple[int, int, int, int]:
+def turn(pixels: UInt8[Tensor, "c h w"], turns: int) -> UInt8[Tensor, "c h2 w2"]:
+    """Quarter turns against the clock. None costs nothing: :func:`torch.rot90` would copy the picture all the same."""
+    return torch.rot90(pixels, turns, (1, 2)) if turns else pixels
+
+
+def turn_back(box: Box, turns: int, height: int, width: int) -> Box:
+    """Where a box of a turned picture lies in the picture itself.
+
+    Args:
+        box: in the picture after ``turns`` quarter turns against the clock, as :func:`torch.rot90` makes them.
+        turns: 0 to 3.
+        height: of the picture itself.
+        width: of the picture itself.
+    """
+    top, left, tall, wide = box
+    match turns:
+        case 0:
+            return box
+        case 1:
+            return left, width - top - tall, wide, tall
+        case 2:
+            return height - top - tall, width - left - wide, tall, wide
+        case _:
+            return height - left - wide, top, wide, tall
+
+
+def random_box(height: int, width: int, scale: tuple[float, float], ratio: tuple[float, float]) -> Box:
     """A random crop box ``(top, left, height, width)`` inside a picture (Szegedy et al. 2015).
 
     Area uniform in ``scale``, aspect log-uniform in ``ratio``; when ten draws do not fit, the largest centred box whose
@@ -152,9 +180,7 @@ def draw_noise(height: int, width: int) -> Noise | None:
     return None if box is None else Noise(*box, seed=int(torch.randint(2**63 - 1, ())))
 
 
-def _draw_box(
-    height: int, width: int, scale: tuple[float, float], ratio: tuple[float, float]
-) -> tuple[int, int, int, int] | None:
+def _draw_box(height: int, width: int, scale: tuple[float, float], ratio: tuple[float, float]) -> Box | None:
     low, high = math.log(ratio[0]), math.log(ratio[1])
     # All draws at once: ten calls would cost more than the crop of a small picture.
     for area, aspect, down, across in torch.rand(10, 4).tolist():

@@ -19,11 +19,11 @@ from math import prod
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import UInt8
 from torch import Tensor, nn
 
 from vitrail.contracts import Batch, Method, Progress, Role, VitrailError
 from vitrail.data.finish import Sample
+from vitrail.data.undecoded import PartTransform, Undecoded, whole
 from vitrail.models.dvae import DiscreteVAE
 from vitrail.models.plain import Plain
 from vitrail.nn.block_mask import block_mask
@@ -56,7 +56,7 @@ class BEiTOptions:
             raise VitrailError(f"mask_ratio must be above 0 and at most 1, not {self.mask_ratio}")
 
 
-class TokenView:
+class TokenView(PartTransform):
     """A picture's view for the transformer, the same view for the tokenizer, and which patches are masked.
 
     All three belong to the sample: they depend on seed, epoch and picture alone.
@@ -71,8 +71,8 @@ class TokenView:
 
     def __init__(
         self,
-        view: Callable[[Tensor], Sample],
-        tokenized: Callable[[Tensor], Sample] | None,
+        view: Callable[[Undecoded], Sample],
+        tokenized: Callable[[Undecoded], Sample] | None,
         grid: Grid,
         options: BEiTOptions,
     ) -> None:
@@ -82,8 +82,10 @@ class TokenView:
         self.options = options
         self.count = max(1, round(prod(grid) * options.mask_ratio))
 
-    def __call__(self, picture: UInt8[Tensor, "c0 h0 w0"]) -> dict[str, Sample]:
+    def __call__(self, picture: Undecoded) -> dict[str, Sample]:
         """``"images"``, :data:`MASK` and, where it differs, :data:`TOKENIZED`."""
+        # Two parts would cost more than the whole.
+        picture = picture if self.tokenized is None else whole(picture)
         state = torch.get_rng_state()
         sample: dict[str, Sample] = {"images": self.view(picture)}
         if self.tokenized is not None:

@@ -17,11 +17,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch.nn.functional as F
-from jaxtyping import Float, UInt8
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from vitrail.contracts import Batch, Method, Progress, Role, VitrailError
 from vitrail.data.finish import Sample
+from vitrail.data.undecoded import PartTransform, Undecoded
 from vitrail.heads.pixels import normalise_patches, patchify
 from vitrail.models.mae import MaskedAutoencoder
 from vitrail.nn.masking import dropped_of, random_keep
@@ -54,7 +55,7 @@ class MAEOptions:
             raise VitrailError(f"mask_ratio must lie between 0 and 1, not {self.mask_ratio}")
 
 
-class MaskedView:
+class MaskedView(PartTransform):
     """A picture's view, and the patches of it that the encoder may see.
 
     The draw belongs to the sample, as its crop does: it depends on seed, epoch and picture, and so it is the same
@@ -66,12 +67,12 @@ class MaskedView:
         mask_ratio: share of the patches that are hidden.
     """
 
-    def __init__(self, view: Callable[[Tensor], Sample], grid: Grid, mask_ratio: float) -> None:
+    def __init__(self, view: Callable[[Undecoded], Sample], grid: Grid, mask_ratio: float) -> None:
         self.view = view
         self.grid = grid
         self.mask_ratio = mask_ratio
 
-    def __call__(self, picture: UInt8[Tensor, "c0 h0 w0"]) -> dict[str, Sample]:
+    def __call__(self, picture: Undecoded) -> dict[str, Sample]:
         """``"images"`` and :data:`KEEP`."""
         return {"images": self.view(picture), KEEP: random_keep(1, self.grid, self.mask_ratio)[0]}
 

@@ -16,11 +16,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Bool, UInt8
+from jaxtyping import Bool
 from torch import Tensor, nn
 
 from vitrail.contracts import Batch, Method, Progress, Role, VitrailError
 from vitrail.data.finish import Sample
+from vitrail.data.undecoded import PartTransform, Undecoded
 from vitrail.heads.pixels import patchify, pixels_of
 from vitrail.models.vit import VisionTransformer
 from vitrail.nn.tokens import Grid
@@ -64,7 +65,7 @@ def draw_squares(grid: Grid, step: tuple[int, int], ratio: float) -> Bool[Tensor
     return whole[: grid[0], : grid[1]].flatten()
 
 
-class SquaresView:
+class SquaresView(PartTransform):
     """A picture's view and the patches of it that are hidden; drawn with the sample, as its crop is.
 
     Args:
@@ -78,7 +79,7 @@ class SquaresView:
     """
 
     def __init__(
-        self, view: Callable[[Tensor], Sample], grid: Grid, patch: tuple[int, int], options: SimMIMOptions
+        self, view: Callable[[Undecoded], Sample], grid: Grid, patch: tuple[int, int], options: SimMIMOptions
     ) -> None:
         if options.square % patch[0] or options.square % patch[1]:
             raise VitrailError(f"square={options.square} is not a multiple of the patch size {patch[0]}×{patch[1]}")
@@ -87,7 +88,7 @@ class SquaresView:
         self.step = (options.square // patch[0], options.square // patch[1])
         self.ratio = options.mask_ratio
 
-    def __call__(self, picture: UInt8[Tensor, "c0 h0 w0"]) -> dict[str, Sample]:
+    def __call__(self, picture: Undecoded) -> dict[str, Sample]:
         """``"images"`` and :data:`MASK`."""
         return {"images": self.view(picture), MASK: draw_squares(self.grid, self.step, self.ratio)}
 

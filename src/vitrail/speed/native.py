@@ -9,12 +9,7 @@ do the same.
 from __future__ import annotations
 
 import ctypes
-import hashlib
 import platform
-import shutil
-import subprocess
-import sys
-import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
@@ -23,26 +18,19 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from vitrail.machine import best_of, remembered, user_cache
+from vitrail.building import Unavailable, built
+from vitrail.machine import best_of, remembered
 from vitrail.nn.attention import Way, attend, attention_kernel
 from vitrail.speed.native_attention import NativeAttention
 from vitrail.speed.native_rows import NativeNorm, NativeSum
 
 SOURCES = Path(__file__).with_name("kernels")
-COMPILER = "g++"
-"""Its threads are those of torch: both come from libgomp."""
 FLAGS = (
-    *("-O3", "-std=c++17", "-shared", "-fPIC", "-fopenmp"),
+    *("-O3", "-std=c++17", "-fopenmp"),
     *("-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl", "-mavx512bf16", "-mfma"),
 )
 TIMED_HEADS = (4, 12, 197, 64)
 """The queries by which attention is timed: a ViT-B's, of four pictures."""
-PATIENCE_S = 120.0
-"""For the compiler, which needs two seconds on a free machine."""
-
-
-class Unavailable(Exception):
-    """The kernels cannot be had here; the message says why."""
 
 
 @dataclass(frozen=True)
@@ -67,10 +55,10 @@ def native() -> Native:
     Raises:
         Unavailable: another processor or system, no compiler, or it fails.
     """
-    if sys.platform != "linux" or platform.machine() != "x86_64":
-        raise Unavailable("they are written for Linux on x86-64")
+    if platform.machine() != "x86_64":
+        raise Unavailable("they are written for x86-64")
     try:
-        library = ctypes.CDLL(str(_built()))
+        library = ctypes.CDLL(str(built("native", sorted(SOURCES.iterdir()), FLAGS)))
     except OSError as error:
         raise Unavailable(f"they cannot be loaded ({error})") from error
     if not library.supported():
@@ -117,28 +105,3 @@ def _learning_times(kernel: Way) -> list[float]:
 
     with attention_kernel("auto"):
         return [best_of(lambda: step(attend)), best_of(lambda: step(kernel))]
-
-
-def _built() -> Path:
-    """The library in the user's cache: named after what it is made of, written whole or not at all."""
-    files = sorted(SOURCES.iterdir())
-    made_of = [file.name.encode() + file.read_bytes() for file in files]
-    digest = hashlib.sha256(b"".join([*made_of, " ".join(FLAGS).encode()])).hexdigest()[:16]
-    library = user_cache() / "kernels" / f"native-{digest}.so"
-    if library.exists():
-        return library
-    compiler = shutil.which(COMPILER)
-    if compiler is None:
-        raise Unavailable(f"there is no {COMPILER}")
-    try:
-        library.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=library.parent, prefix=".building-") as folder:
-            made = Path(folder) / library.name
-            code = [str(file) for file in files if file.suffix == ".cpp"]
-            subprocess.run(
-                [compiler, *FLAGS, "-o", str(made), *code], check=True, capture_output=True, timeout=PATIENCE_S
-            )
-            made.replace(library)
-    except (OSError, subprocess.SubprocessError) as error:
-        raise Unavailable(f"{COMPILER} did not build them ({error})") from error
-    return library

@@ -14,7 +14,8 @@ from PIL import Image
 from torch import Tensor
 
 from vitrail.contracts import VitrailError
-from vitrail.data.picture import to_pixels
+from vitrail.data.picture import open_pixels, read_picture, read_pixels, to_pixels
+from vitrail.data.undecoded import Undecoded
 
 
 class Source(ABC):
@@ -59,6 +60,10 @@ class Source(ABC):
         """The same as :meth:`picture` as a uint8 tensor of 1 or 3 channels."""
         return to_pixels(self.picture(index))
 
+    def open(self, index: int) -> Undecoded:
+        """The same, not decoded yet where a part of it can be decoded alone."""
+        return self.pixels(index)
+
     def extras(self, index: int) -> Mapping[str, Tensor]:
         """What belongs to the picture besides its label, by name (a caption's tokens): for :attr:`Batch.extras`."""
         return {}
@@ -91,6 +96,35 @@ class PackedNames:
         end = int(self._ends[index])
         begin = int(self._ends[index - 1]) if index % len(self) else 0
         return os.fsdecode(self._bytes[begin:end].tobytes())
+
+
+class PathSource(Source):
+    """Pictures by path.
+
+    Args:
+        paths: the files, by number.
+        channels: 3 (RGB) or 1 (grey).
+    """
+
+    def __init__(self, paths: Iterable[str], channels: int) -> None:
+        self.paths = PackedNames(paths)
+        self.channels = channels
+
+    def name(self, index: int) -> str:
+        """The path."""
+        return self.paths[index]
+
+    def picture(self, index: int) -> Image.Image:
+        """The decoded file."""
+        return read_picture(self.paths[index], self.channels)
+
+    def pixels(self, index: int) -> UInt8[Tensor, "c h w"]:
+        """Those of the decoded file."""
+        return read_pixels(self.paths[index], self.channels)
+
+    def open(self, index: int) -> Undecoded:
+        """The file."""
+        return open_pixels(self.paths[index], self.channels)
 
 
 class SubsetSource(Source):
@@ -128,6 +162,10 @@ class SubsetSource(Source):
     def pixels(self, index: int) -> UInt8[Tensor, "c h w"]:
         """The pixels of the whole source."""
         return self.source.pixels(int(self.indices[index]))
+
+    def open(self, index: int) -> Undecoded:
+        """The picture of the whole source."""
+        return self.source.open(int(self.indices[index]))
 
     def extras(self, index: int) -> Mapping[str, Tensor]:
         """Those of the whole source."""

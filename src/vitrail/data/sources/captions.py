@@ -15,6 +15,7 @@ from vitrail.contracts import VitrailError
 from vitrail.data.sources.base import Source
 from vitrail.data.sources.opening import Splits, split_source
 from vitrail.data.sources.table import CsvSource
+from vitrail.data.undecoded import Undecoded
 
 CAPTION = "caption"
 """The extra that holds a caption's token numbers."""
@@ -54,6 +55,10 @@ class CaptionedSource(Source):
     def pixels(self, index: int) -> UInt8[Tensor, "c h w"]:
         """The table's pixels."""
         return self.table.pixels(index)
+
+    def open(self, index: int) -> Undecoded:
+        """The table's file."""
+        return self.table.open(index)
 
     def extras(self, index: int) -> Mapping[str, Tensor]:
         """The caption's token numbers, ``(L,)`` int64."""

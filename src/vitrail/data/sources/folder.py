@@ -8,16 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jaxtyping import UInt8
-from PIL import Image
-from torch import Tensor
 
 from vitrail.contracts import VitrailError
-from vitrail.data.picture import EXTENSIONS, list_pictures, printable, read_picture, read_pixels
-from vitrail.data.sources.base import PackedNames, Source
+from vitrail.data.picture import EXTENSIONS, list_pictures, printable
+from vitrail.data.sources.base import PathSource
 
 
-class FileSource(Source):
+class FileSource(PathSource):
     """Pictures by path, without labels.
 
     Args:
@@ -29,30 +26,17 @@ class FileSource(Source):
     def __init__(self, paths: Sequence[str | os.PathLike[str]], channels: int = 3, root: str = "") -> None:
         if not paths:
             raise VitrailError("A list of no pictures was given as a data set")
-        self.paths = PackedNames(os.fspath(path) for path in paths)
-        self.channels = channels
+        super().__init__((os.fspath(path) for path in paths), channels)
         self.root = root
         self.classes: tuple[str, ...] = ()
         self.labels = np.full(len(self.paths), -1, dtype=np.int64)
-
-    def name(self, index: int) -> str:
-        """The path."""
-        return self.paths[index]
-
-    def picture(self, index: int) -> Image.Image:
-        """The decoded file."""
-        return read_picture(self.paths[index], self.channels)
-
-    def pixels(self, index: int) -> UInt8[Tensor, "c h w"]:
-        """Those of the decoded file."""
-        return read_pixels(self.paths[index], self.channels)
 
     def describe(self) -> dict[str, Any]:
         """Kind, origin and length."""
         return {"kind": "files", "root": self.root, "length": len(self)}
 
 
-class FolderSource(Source):
+class FolderSource(PathSource):
     """One sub-folder per class, pictures below it at any depth; classes are numbered by sorted folder name.
 
     Hidden files and folders (a leading dot) and files that are no pictures are left out.
@@ -67,7 +51,6 @@ class FolderSource(Source):
 
     def __init__(self, root: str | os.PathLike[str], channels: int = 3) -> None:
         self.root = Path(root)
-        self.channels = channels
         folders = class_folders(self.root)
         if not folders:
             raise VitrailError(f"{_shown(self.root)}: no class folders there; one sub-folder per class is needed")
@@ -87,20 +70,8 @@ class FolderSource(Source):
                 raise VitrailError(f"Class {folder.name!r} is empty: {error}") from None
             paths += map(os.fspath, found)
             numbers += [number] * len(found)
-        self.paths = PackedNames(paths)
+        super().__init__(paths, channels)
         self.labels = np.array(numbers, dtype=np.int64)
-
-    def name(self, index: int) -> str:
-        """The path."""
-        return self.paths[index]
-
-    def picture(self, index: int) -> Image.Image:
-        """The decoded file."""
-        return read_picture(self.paths[index], self.channels)
-
-    def pixels(self, index: int) -> UInt8[Tensor, "c h w"]:
-        """Those of the decoded file."""
-        return read_pixels(self.paths[index], self.channels)
 
     def describe(self) -> dict[str, Any]:
         """Kind, root and length."""

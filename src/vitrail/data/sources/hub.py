@@ -14,8 +14,9 @@ from PIL import Image
 from torch import Tensor
 
 from vitrail.contracts import VitrailError
-from vitrail.data.picture import BrokenPicture, read_picture, read_pixels
+from vitrail.data.picture import BrokenPicture, open_pixels, read_picture, read_pixels
 from vitrail.data.sources.base import Source
+from vitrail.data.undecoded import Undecoded
 
 
 class HubSource(Source):
@@ -57,6 +58,10 @@ class HubSource(Source):
     def pixels(self, index: int) -> UInt8[Tensor, "c h w"]:
         """Those of the decoded picture."""
         return read_pixels(self._file(index), 3, self.name(index))
+
+    def open(self, index: int) -> Undecoded:
+        """The picture as it is stored."""
+        return open_pixels(self._file(index), 3, self.name(index))
 
     def _file(self, index: int) -> bytes | str:
         cell = self._rows[index][self._column]

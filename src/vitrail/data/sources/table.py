@@ -8,14 +8,11 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
-from jaxtyping import UInt8
 from numpy.typing import NDArray
-from PIL import Image
-from torch import Tensor
 
 from vitrail.contracts import VitrailError
-from vitrail.data.picture import printable, read_picture, read_pixels
-from vitrail.data.sources.base import PackedNames, Source
+from vitrail.data.picture import printable
+from vitrail.data.sources.base import PathSource
 
 Part = Literal["train", "val"]
 _PROBABILITY = "p:"
@@ -38,7 +35,7 @@ class _Row(NamedTuple):
     probabilities: dict[str, float]
 
 
-class CsvSource(Source):
+class CsvSource(PathSource):
     """Pictures listed in a CSV file with a header line.
 
     Columns: ``image`` (a path, relative to the CSV file's folder or absolute), ``label`` (any text), and optionally
@@ -73,7 +70,6 @@ class CsvSource(Source):
     ) -> None:
         self.path = Path(path)
         self.part = part
-        self.channels = channels
         rows, self.has_split = _read_rows(self.path, labelled, captioned)
         _check_unique(self.path, rows)
         _check_files(self.path, rows)
@@ -84,24 +80,12 @@ class CsvSource(Source):
             rows = [row for row in rows if row.part == part]
             if not rows:
                 raise VitrailError(f"{_shown(self.path)}: no row has the split {part!r}")
-        self.paths = PackedNames(row.path for row in rows)
+        super().__init__((row.path for row in rows), channels)
         self.captions = tuple(row.caption for row in rows) if captioned else ()
         numbers = {label: number for number, label in enumerate(self.classes)}
         self.labels = np.array([numbers.get(row.label, -1) for row in rows], dtype=np.int64)
         if any(row.probabilities for row in rows):
             self.probabilities = _probabilities(self.path, rows, self.classes)
-
-    def name(self, index: int) -> str:
-        """The picture's path."""
-        return self.paths[index]
-
-    def picture(self, index: int) -> Image.Image:
-        """The decoded file."""
-        return read_picture(self.paths[index], self.channels)
-
-    def pixels(self, index: int) -> UInt8[Tensor, "c h w"]:
-        """Those of the decoded file."""
-        return read_pixels(self.paths[index], self.channels)
 
     def describe(self) -> dict[str, Any]:
         """Kind, file, split and length."""
