@@ -11,7 +11,7 @@ from PIL import Image
 
 from tests.data.test_jpeg import encoded, picture
 from vitrail.building import Unavailable
-from vitrail.data import BrokenPicture, jpeg, jpeg_part, read_pixels
+from vitrail.data import BrokenPicture, jpeg, jpeg_part
 from vitrail.data.jpeg import PlainJpeg, decoders_agree
 from vitrail.data.jpeg_part import Box, PartDecoder, cut, part_decoder
 from vitrail.data.picture import open_pixels
