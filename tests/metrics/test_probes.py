@@ -97,3 +97,13 @@ def test_of_many_pictures_some_choose_the_penalty_and_all_are_learnt_from(monkey
     some = fit_linear_probe(features, labels, 2)
     assert searched == [200]
     torch.testing.assert_close(some.layer(), whole.layer())
+
+
+def test_a_class_of_which_the_draw_has_one_picture_does_not_spoil_the_choice(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(linear, "MOST_SEARCHED", 60)
+    features = torch.randn(243, 5, generator=torch.Generator().manual_seed(0))
+    labels = torch.cat([torch.arange(240) % 2, torch.full((3,), 2)])
+    features[:240, 0] += 4.0 * labels[:240]
+    fitted = fit_linear_probe(features, labels, 3)
+    assert fitted.strength > min(linear.GRID)
+    assert fitted.probabilities(features).isfinite().all()

@@ -1,6 +1,7 @@
 import torch
 from torch import nn
 
+from vitrail.nn.linear import KeylessLinear, third_of
 from vitrail.nn.lora import LoRALinear, add_lora, merge_lora
 
 
@@ -45,3 +46,22 @@ def test_the_update_is_scaled_by_alpha_over_rank():
     x = torch.ones(1, 4)
     update = layer(x) - x @ layer.weight.T
     torch.testing.assert_close(update, torch.full((1, 4), 3.0 * 2 * 4))
+
+
+def test_a_projection_whose_keys_have_no_bias_is_adapted_too():
+    torch.manual_seed(0)
+    base, x = KeylessLinear(6, 18), torch.randn(2, 5, 6)
+    nn.init.normal_(base.q_bias)
+    model = nn.Sequential(base)
+    names, before = set(model.state_dict()), model(x)
+    assert add_lora(model, lambda name: name == "0", rank=2, alpha=4.0) == 1
+    assert torch.equal(model(x), before)
+    assert {name for name, p in model.named_parameters() if p.requires_grad} == {"0.lora_a", "0.lora_b"}
+    nn.init.normal_(model[0].lora_b)
+    adapted = model(x)
+    assert (adapted - before).abs().min(dim=0).values.max() > 0
+    thirds = [third_of(model[0], x, third) for third in range(3)]
+    torch.testing.assert_close(torch.cat(thirds, -1), adapted)
+    merge_lora(model)
+    assert type(model[0]) is KeylessLinear and set(model.state_dict()) == names
+    torch.testing.assert_close(model(x), adapted)

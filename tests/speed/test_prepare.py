@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from importlib import import_module
 from typing import Any
@@ -14,6 +15,7 @@ from torch.utils._pytree import tree_leaves
 from tests.models.tiny import TINY
 from vitrail.explain import record
 from vitrail.models import Backbone, Model, build, config_of
+from vitrail.models.tune import tune_head
 from vitrail.nn import ACTIVATIONS, Mlp
 from vitrail.nn.linear import KeylessLinear
 from vitrail.nn.lora import LoRALinear
@@ -278,3 +280,38 @@ def test_auto_follows_the_clock_and_says_so(monkeypatch: pytest.MonkeyPatch, pay
     monkeypatch.setattr(module, "bf16_pays", lambda device: (pays, "as timed"))
     ready = prepare(tiny("vit_tiny_patch16_224"), CPU, "auto", 2)
     assert ready.form.split()[0] == form and "as timed" in ready.choice
+
+
+@packs
+class TestPreparedInUse:
+    """What people do with a model besides asking it."""
+
+    def test_it_can_be_copied_and_prepared_again(self) -> None:
+        model = tiny("vit_tiny_patch16_224")
+        ready = prepare(model, CPU, "bf16")
+        (images,) = inputs_of(model)
+        wanted = ready(images)
+        for again in (copy.deepcopy(ready.model), ready.model):
+            assert torch.equal(prepare(again, CPU, "bf16")(images), wanted)
+            with torch.inference_mode(), ready.context():
+                assert torch.equal(again(images), wanted)
+
+    def test_it_follows_its_parameters(self) -> None:
+        model = tiny("vit_tiny_patch16_224")
+        ready = prepare(model, CPU, "bf16")
+        (images,) = inputs_of(model)
+        before = ready(images)
+        with torch.no_grad():
+            for parameter in model.parameters():
+                parameter.mul_(1.5)
+        wanted = prepare(model, CPU, "bf16")(images)
+        assert torch.equal(ready(images), wanted) and not torch.equal(wanted, before)
+
+    def test_a_head_that_learns_on_frozen_layers_gets_its_gradient(self) -> None:
+        model = tiny("vit_tiny_patch16_224")
+        tune_head(model)
+        ready = prepare(model, CPU, "bf16")
+        (images,) = inputs_of(model)
+        with torch.autocast("cpu", torch.bfloat16):
+            ready.model(images).float().sum().backward()
+        assert model.head.weight.grad is not None and float(model.head.weight.grad.abs().sum()) > 0

@@ -68,7 +68,8 @@ def fit_linear_probe(
     """Logistic regression on standardised features; the penalty by stratified cross-validation on these pictures.
 
     Of more than :data:`MOST_SEARCHED` pictures, the penalty is chosen on a stratified draw of so many; the same penalty
-    serves all of them, for it is a prior, which does not grow with the data.
+    serves all of them, for it is a prior, which does not grow with the data. Classes of which there is one picture have
+    no part in that choice.
 
     Args:
         features: one row per training picture.
@@ -79,29 +80,39 @@ def fit_linear_probe(
     Raises:
         VitrailError: fewer than two classes occur.
     """
-    counts = torch.bincount(labels)
-    counts = counts[counts > 0]
-    if len(counts) < 2:
+    if len(labels.unique()) < 2:
         raise VitrailError("a linear probe needs at least two classes among the training pictures")
     model = make_pipeline(StandardScaler(), LogisticRegression(max_iter=2000))
     x, y = features.float().numpy(), labels.numpy()
-    folds = min(3, int(counts.min()))
-    if folds < 2:
-        return LinearProbe(model.set_params(logisticregression__C=GRID[2]).fit(x, y), GRID[2], num_classes)
+    strength = _best_strength(model, *_searched(x, y, seed), seed)
+    return LinearProbe(model.set_params(logisticregression__C=strength).fit(x, y), strength, num_classes)
+
+
+def _best_strength(model: Pipeline, x: np.ndarray, y: np.ndarray, seed: int) -> float:
+    counts = np.bincount(y)
+    if np.count_nonzero(counts) < 2:
+        return GRID[2]
     search = GridSearchCV(
         model,
         {"logisticregression__C": list(GRID)},
         scoring="neg_log_loss",
-        cv=StratifiedKFold(folds, shuffle=True, random_state=seed),
+        cv=StratifiedKFold(min(3, int(counts[counts > 0].min())), shuffle=True, random_state=seed),
         refit=False,
-    ).fit(*_searched(x, y, seed))
-    strength = search.best_params_["logisticregression__C"]
-    return LinearProbe(model.set_params(logisticregression__C=strength).fit(x, y), strength, num_classes)
+        error_score="raise",
+    ).fit(x, y)
+    return search.best_params_["logisticregression__C"]
 
 
 def _searched(x: np.ndarray, y: np.ndarray, seed: int) -> tuple[np.ndarray, np.ndarray]:
     """The pictures on which the penalty is chosen."""
+    x, y = _of_repeated_classes(x, y)
     if len(y) <= MOST_SEARCHED:
         return x, y
     chosen, _ = train_test_split(np.arange(len(y)), train_size=MOST_SEARCHED, stratify=y, random_state=seed)
-    return x[chosen], y[chosen]
+    return _of_repeated_classes(x[chosen], y[chosen])
+
+
+def _of_repeated_classes(x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Without the only picture of a class: no fold could both learn it and be asked for it."""
+    kept = np.bincount(y)[y] > 1 if len(y) else np.zeros(0, dtype=bool)
+    return x[kept], y[kept]

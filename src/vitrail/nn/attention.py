@@ -85,7 +85,7 @@ def attend(
     """Weighted mean of the values, by the kernel that is quickest for where and what this is.
 
     The fused kernel; on a CPU plain products when training short sequences, and plain products in blocks when not
-    training. All give the same numbers to rounding.
+    training. All give the same numbers to rounding, where a query has a key to look at.
     """
     kernel = _kernel.get()
     if callable(kernel):

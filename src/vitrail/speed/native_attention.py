@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -11,6 +12,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from vitrail.nn.attention import Mask, attend, attention_kernel
+from vitrail.speed.native_rows import of_this_machine
 from vitrail.speed.packed import rounds_to_bf16
 
 LANES = 16
@@ -53,6 +55,10 @@ class NativeAttention:
         self._attend.argtypes = (*[ctypes.c_void_p] * 6, ctypes.c_float, ctypes.c_void_p, ctypes.c_int)
         self._gradient = library.attend_gradient
         self._gradient.argtypes = (*[ctypes.c_void_p] * 10, ctypes.c_float, ctypes.c_int)
+
+    def __reduce__(self) -> tuple[Callable[[str], Any], tuple[str]]:
+        """Copies refer to the kernels of the machine that they are on."""
+        return of_this_machine, ("attention",)
 
     def __call__(
         self,

@@ -3,10 +3,24 @@
 from __future__ import annotations
 
 import ctypes
+from collections.abc import Callable
+from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
+
+
+def of_this_machine(name: str) -> Any:
+    """A kernel by its name in :class:`vitrail.speed.native.Native`.
+
+    Raises:
+        Unavailable: the kernels cannot be had here.
+    """
+    # Here, since native.py is made of what stands in this file.
+    from vitrail.speed.native import native
+
+    return getattr(native(), name)
 
 
 class NativeNorm:
@@ -21,6 +35,10 @@ class NativeNorm:
         for norm in self._norms.values():
             norm.argtypes = (*[ctypes.c_void_p] * 4, *[ctypes.c_int64] * 2, ctypes.c_float, ctypes.c_int)
             norm.restype = None
+
+    def __reduce__(self) -> tuple[Callable[[str], Any], tuple[str]]:
+        """Copies refer to the kernels of the machine that they are on."""
+        return of_this_machine, ("norm",)
 
     def __call__(
         self, x: Float[Tensor, "*n d"], weight: Float[Tensor, " d"], bias: Float[Tensor, " d"], eps: float
@@ -45,6 +63,10 @@ class NativeSum:
         self._add = library.add
         self._add.argtypes = (*[ctypes.c_void_p] * 3, ctypes.c_int64, ctypes.c_int)
         self._add.restype = None
+
+    def __reduce__(self) -> tuple[Callable[[str], Any], tuple[str]]:
+        """Copies refer to the kernels of the machine that they are on."""
+        return of_this_machine, ("add",)
 
     def __call__(self, left: Float[Tensor, "*n"], right: Float[Tensor, "*n"]) -> Float[Tensor, "*n"]:
         """``left + right``, bit for bit."""

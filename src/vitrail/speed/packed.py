@@ -7,7 +7,8 @@ and written. The operators are those that torch's own compiler calls (oneDNN).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterable
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -62,18 +63,36 @@ class PackedLinear(JointLinear):
         # In a tuple, so that its parameters do not have two names.
         self._exact = (layer, activation, scale)
         self._operation = None if activation is None else post_operation(activation)
-        weight = layer.weight.detach()
-        bias = layer.joint_bias().detach() if isinstance(layer, KeylessLinear) else layer.bias
+        self._sources = (*self.parameters(), *(() if scale is None else (scale,)))
+        self._pack()
+
+    @torch.no_grad()
+    def _pack(self) -> None:
+        layer, _, scale = self._exact
+        weight = layer.weight
+        bias = layer.joint_bias() if isinstance(layer, KeylessLinear) else layer.bias
         if scale is not None:
-            factor = scale.detach()
-            weight, bias = weight * factor.unsqueeze(1), None if bias is None else bias * factor
+            weight, bias = weight * scale.unsqueeze(1), None if bias is None else bias * scale
         self._packed = torch.ops.mkldnn._reorder_linear_weight(weight.to(torch.bfloat16))
-        self._bias = None if bias is None else bias.detach().to(torch.bfloat16)
+        self._bias = None if bias is None else bias.to(torch.bfloat16)
+        self._versions = _versions(self._sources)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Without the packed matrix, whose memory nobody but oneDNN can copy."""
+        return {name: value for name, value in self.__dict__.items() if name != "_packed"}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Packed anew."""
+        super().__setstate__(state)
+        self._pack()
 
     def forward(self, x: Float[Tensor, "*n i"]) -> Float[Tensor, "*n o"]:
         """The layer, and what follows it."""
-        if not _is_bf16_inference(x):
+        if not _is_bf16_inference(x, *self._sources):
             return self.exact(x)
+        # The matrices are copies: whoever writes into the parameters would get answers of neither.
+        if _versions(self._sources) != self._versions:
+            self._pack()
         what, how = self._operation or ("none", "")
         return torch.ops.mkldnn._linear_pointwise(x.to(torch.bfloat16), self._packed, self._bias, what, [], how)
 
@@ -119,7 +138,7 @@ class RoundedNorm(nn.Module):
     def forward(self, x: Float[Tensor, "*n d"]) -> Float[Tensor, "*n d"]:
         """The norm."""
         (norm,) = self._exact
-        if not _is_bf16_inference(x) or x.dtype not in self._reads:
+        if not _is_bf16_inference(x, norm.weight, norm.bias) or x.dtype not in self._reads:
             return norm(x)
         return self._kernel(x, norm.weight.detach(), norm.bias.detach(), norm.eps)
 
@@ -146,5 +165,12 @@ def rounds_to_bf16() -> bool:
     return torch.is_autocast_enabled("cpu") and torch.get_autocast_dtype("cpu") == torch.bfloat16
 
 
-def _is_bf16_inference(x: Tensor) -> bool:
-    return rounds_to_bf16() and x.device.type == "cpu" and not (torch.is_grad_enabled() and x.requires_grad)
+def _is_bf16_inference(x: Tensor, *parameters: Tensor) -> bool:
+    if not rounds_to_bf16() or x.device.type != "cpu":
+        return False
+    return not (torch.is_grad_enabled() and any(tensor.requires_grad for tensor in (x, *parameters)))
+
+
+def _versions(tensors: Iterable[Tensor]) -> tuple[int, ...]:
+    """How often each was written to. Tensors made in inference mode do not count."""
+    return tuple(-1 if tensor.is_inference() else tensor._version for tensor in tensors)
