@@ -1,5 +1,6 @@
 import csv
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -70,6 +71,42 @@ def test_a_folder_that_is_no_run_is_left_alone(photos: Path, tmp_path: Path):
     with pytest.raises(VitrailError, match="not a run's"):
         train(tiny_config(photos, tmp_path, fresh=True))
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_a_project_that_has_a_config_of_its_own_is_left_alone(photos: Path, tmp_path: Path):
+    project = tmp_path / "project"
+    shutil.copytree(photos, project / "pictures")
+    (project / "model").mkdir()
+    (project / "model" / "mine.txt").write_text("mine")
+    (project / "config.yaml").write_text("database: x\n")
+    before = contents(project)
+    for fresh in (False, True):
+        with pytest.raises(VitrailError, match=r"project: holds a config\.yaml that is not a run's"):
+            train(tiny_config(project / "pictures", project, fresh=fresh))
+    assert contents(project) == before
+
+
+def test_starting_over_never_removes_the_data_or_what_it_did_not_write(photos: Path, tmp_path: Path):
+    out = tmp_path / "run"
+    train(tiny_config(photos, out, epochs=1, report=False))
+    for folder in ("pictures", "model2"):
+        shutil.copytree(photos, out / folder)
+    before = contents(out)
+    with pytest.raises(VitrailError, match=r"lies in .*run, the folder of a run that is to be started over"):
+        train(tiny_config(out / "pictures", out, fresh=True))
+    with pytest.raises(VitrailError, match="no such file"):
+        train(tiny_config(tmp_path / "mis" / "taken", out, fresh=True))
+    assert contents(out) == before
+    train(tiny_config(photos, out, epochs=1, report=False, fresh=True))
+    assert contents(out / "pictures") == contents(photos) == contents(out / "model2")
+
+
+def test_a_path_written_in_another_way_is_the_same_data(photos: Path, trained: Path):
+    assert train(tiny_config(f"{photos}/", trained, report=False)) is not None
 
 
 def test_a_run_ends_with_the_same_weights_with_and_without_workers(photos: Path, tmp_path: Path):

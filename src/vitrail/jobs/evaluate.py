@@ -15,7 +15,7 @@ from vitrail.jobs.inference import Hardware, Outputs, classifier, make_ready, ru
 from vitrail.jobs.merging import MergingSettings, with_merging
 from vitrail.jobs.models import artefact_folder, open_model, require_classes
 from vitrail.jobs.progress import say
-from vitrail.jobs.run import CONFIG, environment, open_run, write_metrics
+from vitrail.jobs.run import CONFIG, environment, open_run, same_data, verb_of, write_metrics
 from vitrail.jobs.settings import default_out, read_config
 from vitrail.metrics import ClassificationScores, score_classifier
 from vitrail.weights import Artefact
@@ -73,8 +73,10 @@ def _source(config: EvaluateConfig, artefact: Artefact) -> Source:
     data = config.data or remembered.get("data")
     if data is None:
         raise VitrailError(f"{config.model} does not remember the data it was trained on: name the data to evaluate on")
-    same = config.data is None or config.data == remembered.get("data")
-    fraction = config.val_fraction or (remembered.get("val_fraction") if same else None) or 0.25
+    same = config.data is None or same_data(config.data, remembered.get("data"))
+    fraction = config.val_fraction
+    if fraction is None:
+        fraction = remembered.get("val_fraction", 0.25) if same else 0.25
     seed = remembered.get("split_seed", 0) if same else config.seed
     splits = open_data(data, val_fraction=fraction, seed=seed, online=config.online)
     if config.split not in ("train", "val"):
@@ -90,5 +92,6 @@ def _source(config: EvaluateConfig, artefact: Artefact) -> Source:
 def _run_values(model: str) -> Mapping[str, Any]:
     """What the run that made an artefact was asked for; empty for an artefact that stands alone."""
     folder = artefact_folder(model)
-    config = folder.parent / CONFIG if folder is not None else None
-    return read_config(config) if config is not None and config.is_file() else {}
+    if folder is None or verb_of(folder.parent) != "train":
+        return {}
+    return read_config(folder.parent / CONFIG)

@@ -74,26 +74,27 @@ def pretrain(config: PretrainConfig) -> PretrainResult | None:
     entry = pretraining(config.method)
     options = filled(entry.options, config.method_options, f"{config.method} option")
     out = config.out or default_out("pretrain", config.method, config.data, config.model)
-    world.on_main(lambda: claim("pretrain", config, out, MORE_FREE))
     # Drawn before anything else, so that fresh weights are the same in every process and on every resume.
     torch.manual_seed(config.seed)
     start = starting_point(config, entry)
     splits = open_pictures(config, world) if entry.opens is None else entry.opens(config, start, options)
+    # Behind the data: a mistaken path starts no run over.
+    world.on_main(lambda: claim("pretrain", config, out, MORE_FREE))
     parts = Parts(config, out, entry, options, splits, start, entry.build(start, options), world)
     say_once(world, f"{config.data}: {len(splits.train)} pictures to learn from, {len(splits.val)} held out")
     loader = training_loader(parts)
-    with config.quick_attention(world):
-        fitted = fit(
-            config.checkpointed(parts.method),
-            loader,
-            config.engine(),
-            out,
-            evaluate=FeatureWatch(splits, entry.plain(start), entry.encoder, feature_pool(start, entry), config, world),
-            observe=album(parts),
-            fingerprint=fingerprint(parts),
-            world=world,
-            tensorboard=config.tensorboard,
-        )
+    fitted = fit(
+        config.checkpointed(parts.method),
+        loader,
+        config.engine(),
+        out,
+        evaluate=FeatureWatch(splits, entry.plain(start), entry.encoder, feature_pool(start, entry), config, world),
+        observe=album(parts),
+        fingerprint=fingerprint(parts),
+        world=world,
+        tensorboard=config.tensorboard,
+        ways=config.ways(),
+    )
     return finish(parts, fitted, loader, time.perf_counter() - started) if world.is_main else None
 
 
@@ -139,6 +140,7 @@ def training_loader(parts: Parts) -> Loader:
         workers=config.training_workers,
         rank=parts.world.rank,
         world_size=parts.world.size,
+        accumulate=config.accumulate,
         on_error=config.on_error,
         cache="auto" if config.cache else False,
     )

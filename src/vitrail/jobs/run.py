@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import platform
+import re
 import shlex
 import sys
 from collections.abc import Mapping
@@ -19,14 +20,16 @@ from vitrail.contracts import VitrailError
 from vitrail.jobs.settings import Settings, write_config
 
 CONFIG, METRICS, MODEL, PICTURES = "config.yaml", "metrics.json", "model", "pictures"
+_MADE_BY = re.compile(r"# Repeat with: vitrail (\S+) ")
 
 
 def open_run(verb: str, config: Settings, out: Path) -> Path:
     """Make the folder and write its config.
 
     Raises:
-        VitrailError: the folder cannot be made or written, or is a file.
+        VitrailError: the folder cannot be made or written, is a file, or holds something else than a run of this verb.
     """
+    require_own(verb, out)
     try:
         out.mkdir(parents=True, exist_ok=True)
         write_config(verb, config, out / CONFIG)
@@ -35,6 +38,41 @@ def open_run(verb: str, config: Settings, out: Path) -> Path:
             f"{out}: the run folder cannot be written ({error.strerror}); give another with --out"
         ) from error
     return out
+
+
+def require_own(verb: str, out: Path) -> None:
+    """Refuse to write into a folder that holds a run of another verb, or files of a run's names that are not a run's.
+
+    Raises:
+        VitrailError: it does.
+    """
+    found = verb_of(out)
+    if found not in (None, verb):
+        raise VitrailError(
+            f"{out}: holds a run of vitrail {found}, which stays as it is; give another folder with --out"
+        )
+    strange = [name for name in (CONFIG, METRICS) if found is None and (out / name).exists()]
+    if strange:
+        raise VitrailError(f"{out}: holds a {strange[0]} that is not a run's; give an empty or new folder with --out")
+
+
+def verb_of(out: Path) -> str | None:
+    """Which verb made a run folder, by the first line of its config; None where no verb did."""
+    try:
+        with (out / CONFIG).open(encoding="utf-8") as file:
+            made = _MADE_BY.match(file.readline())
+    except (OSError, UnicodeDecodeError):
+        return None
+    return made and made[1]
+
+
+def same_data(one: object, other: object) -> bool:
+    """Whether two options name the same data, also where one path is written in another way."""
+    if one == other:
+        return True
+    if not (isinstance(one, str) and isinstance(other, str) and Path(one).exists() and Path(other).exists()):
+        return False
+    return Path(one).samefile(other)
 
 
 def write_metrics(out: Path, values: Mapping[str, Any]) -> None:

@@ -71,11 +71,12 @@ def train(config: TrainConfig) -> TrainResult | None:
     started = time.perf_counter()
     world = init()
     out = config.out or default_out("train", config.data, config.model)
-    world.on_main(lambda: claim("train", config, out, (*FREE, "compare")))
     # Drawn before anything else, so that a fresh head is the same in every process and on every resume.
     torch.manual_seed(config.seed)
     splits = open_data(config.data, val_fraction=config.val_fraction, seed=config.split_seed, online=config.online)
     splits = with_few_labels(splits, config.train_limit, config.shots, config.seed)
+    # Behind the data: a mistaken path starts no run over.
+    world.on_main(lambda: claim("train", config, out, (*FREE, "compare")))
     model, preprocess = starting_model(config, splits.train.classes)
     parts = Parts(config, out, splits, model, preprocess, teacher_for(config, splits.train.classes, preprocess), world)
     if config.head != "fresh" and not begun(out):
@@ -83,17 +84,17 @@ def train(config: TrainConfig) -> TrainResult | None:
     loader = training_loader(parts)
     measured = held_out(parts)
     say_once(world, f"{config.data}: {len(splits.train)} pictures to train on, {len(splits.val)} held out")
-    with config.quick_attention(world):
-        fitted = fit(
-            config.checkpointed(objective(parts)),
-            loader,
-            config.engine(),
-            out,
-            evaluate=measured,
-            fingerprint=fingerprint(parts),
-            world=world,
-            tensorboard=config.tensorboard,
-        )
+    fitted = fit(
+        config.checkpointed(objective(parts)),
+        loader,
+        config.engine(),
+        out,
+        evaluate=measured,
+        fingerprint=fingerprint(parts),
+        world=world,
+        tensorboard=config.tensorboard,
+        ways=config.ways(),
+    )
     if not world.is_main:
         return None
     return finish(parts, fitted, loader, measured.latest, time.perf_counter() - started)
@@ -142,6 +143,7 @@ def training_loader(parts: Parts) -> Loader:
         mixing=config.mixing(len(parts.classes)),
         rank=parts.world.rank,
         world_size=parts.world.size,
+        accumulate=config.accumulate,
         on_error=config.on_error,
         cache="auto" if config.cache else False,
         soft_labels=config.soft_labels,
