@@ -60,6 +60,24 @@ def test_a_library_that_is_not_there(cache: Path, code: Path) -> None:
     assert not list(cache.iterdir())
 
 
+def test_nothing_is_loaded_from_a_cache_that_is_refused(code: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused() -> Path:
+        raise PermissionError("it is somebody else's")
+
+    monkeypatch.setattr(building, "user_cache", refused)
+    with pytest.raises(Unavailable, match=r"cannot be kept .*somebody else's"):
+        built("answer", [code], ["-DANSWER=42"])
+
+
+def test_a_cache_that_may_not_be_looked_into(cache: Path, code: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(self: Path) -> bool:
+        raise PermissionError(13, "Permission denied", str(self))
+
+    monkeypatch.setattr(Path, "exists", refused)
+    with pytest.raises(Unavailable, match=r"cannot be kept .*Permission denied"):
+        built("answer", [code], ["-DANSWER=42"])
+
+
 def test_a_folder_that_cannot_be_written_to(cache: Path, code: Path) -> None:
     cache.parent.parent.mkdir(exist_ok=True)
     cache.parent.write_text("a file where the folder should be")

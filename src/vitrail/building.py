@@ -38,15 +38,18 @@ def built(name: str, files: Sequence[Path], flags: Sequence[str], libraries: Seq
         libraries: what is linked, e.g. ``-ljpeg``.
 
     Raises:
-        Unavailable: another system, no compiler, or it fails.
+        Unavailable: another system, no compiler, it fails, or there is no safe place to keep what it makes.
     """
     if sys.platform != "linux":
         raise Unavailable("they are built on Linux alone")
     made_of = [file.name.encode() + file.read_bytes() for file in files]
     digest = hashlib.sha256(b"".join([*made_of, " ".join([*flags, *libraries]).encode()])).hexdigest()[:16]
-    library = user_cache() / "kernels" / f"{name}-{digest}.so"
-    if library.exists():
-        return library
+    try:
+        library = user_cache() / "kernels" / f"{name}-{digest}.so"
+        if library.exists():
+            return library
+    except OSError as error:
+        raise Unavailable(f"they cannot be kept ({error})") from error
     compiler = shutil.which(COMPILER)
     if compiler is None:
         raise Unavailable(f"there is no {COMPILER}")

@@ -2,6 +2,8 @@
 
 import multiprocessing
 import pickle
+import resource
+from pathlib import Path
 
 import pytest
 import torch
@@ -86,6 +88,23 @@ def test_what_is_asked_for():
     assert always is not None and not always.whole
     assert source.reads == 0
     assert 1 << 20 < free_memory() < 1 << 50
+
+
+def test_where_memory_may_not_be_reserved_there_is_no_cache():
+    # In a process of its own: the limit cannot be taken back for what else runs here.
+    child = multiprocessing.get_context("fork").Process(target=ask_under_a_limit)
+    child.start()
+    child.join()
+    assert child.exitcode == 0
+
+
+def ask_under_a_limit() -> None:
+    pages = int(Path("/proc/self/statm").read_text("ascii").split()[0])
+    limit = pages * resource.getpagesize() + free_memory() // 8
+    resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+    with pytest.raises(OSError, match="Cannot allocate memory"):
+        PictureCache(PlantedSource(), free_memory() // 4)
+    assert make_cache(PlantedSource(), True) is None
 
 
 def test_it_opens_what_it_will_not_keep_as_the_source_does():

@@ -45,11 +45,20 @@ def test_each_picture_comes_with_its_own_caption(tmp_path: Path, tokenize: TextT
 
 def test_a_split_column_or_a_seeded_share_is_held_out(tmp_path: Path, tokenize: TextTokenizer) -> None:
     train, val = open_captions(table(tmp_path, ROWS), tokenize, val_fraction=0.25)
-    assert (len(train), len(val)) == (3, 1) and val.extras(0)["caption"].shape == (8,)
+    assert len(train) + len(val) == 4 and val.extras(0)["caption"].shape == (8,)
     rows = [f"{row},{part}" for row, part in zip(ROWS, ("train", "val", "train", "train"), strict=True)]
     train, val = open_captions(table(tmp_path, rows, "image,caption,split"), tokenize)
     assert [Path(train.name(n)).name for n in range(3)] == ["a.png", "a.png", "c.png"]
     assert torch.equal(val.extras(0)["caption"], tokenize(["a drawing, a dog"])[0])
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_a_picture_is_held_out_with_all_of_its_captions(tmp_path: Path, tokenize: TextTokenizer, seed: int) -> None:
+    rows = [f"{'./' * (number % 2)}{name}.png,a cat" for number in range(5) for name in "abc"]
+    train, val = open_captions(table(tmp_path, rows), tokenize, val_fraction=0.3, seed=seed)
+    assert (len(train), len(val)) == (10, 5)
+    learned, held = ({Path(part.name(n)).name for n in range(len(part))} for part in (train, val))
+    assert len(held) == 1 and len(learned) == 2 and not held & learned
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,16 @@ from PIL import Image
 
 from tests.data.finished import FinishedLoader
 from vitrail.contracts import VitrailError
-from vitrail.data import Augment, BrokenPicture, ClipSource, ClipTransform, Preprocess, list_clips, open_clip
+from vitrail.data import (
+    Augment,
+    BrokenPicture,
+    ClipSource,
+    ClipTransform,
+    Preprocess,
+    TrainTransform,
+    list_clips,
+    open_clip,
+)
 from vitrail.data.clip import frame_numbers
 from vitrail.data.sources import open_clips
 
@@ -188,6 +197,19 @@ def test_train_and_val_folders_are_kept_and_a_single_clip_is_refused(tmp_path: P
     assert splits.val.picture(0).size == (10, 8)
     with pytest.raises(VitrailError, match="the only clip"):
         open_clips(tmp_path / "val", 4, 1)
+
+
+@pytest.mark.parametrize("size", [(8, 4), (4, 8), (8, 8)])
+def test_what_is_mirrored_stays_in_its_frame(size: tuple[int, int]) -> None:
+    generator = torch.Generator().manual_seed(0)
+    clip = torch.randint(60, 256, (2, 3, *size), generator=generator).to(torch.uint8)
+    preprocess = Preprocess(size=(8, 8), crop=1.0, resize="longest")
+    augment = Augment(scale=None, hflip=1.0, vflip=1.0, randaugment=None, erasing=0.0)
+    view = ClipTransform(preprocess, augment)(clip).finished()
+    for frame, seen in zip(clip, view.unbind(1), strict=True):
+        assert torch.equal(seen, preprocess(frame.flip(1, 2)))
+        # As a picture is.
+        assert torch.equal(seen, TrainTransform(preprocess, augment)(frame).finished())
 
 
 def test_all_frames_of_a_clip_are_cropped_and_mirrored_alike() -> None:

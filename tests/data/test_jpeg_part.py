@@ -1,8 +1,11 @@
 """Parts of JPEG files: the bits of the whole, whoever decodes them, and whole pictures where parts cannot be had."""
 
 import io
+import pwd
+import tempfile
 from contextlib import suppress
 from itertools import product
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -107,6 +110,22 @@ def test_without_compiler_or_headers_the_whole_is_cut(monkeypatch: pytest.Monkey
     monkeypatch.setattr(jpeg, "part_decoder", lambda: None)
     file = opened(encoded(picture()))
     assert torch.equal(file.part((3, 4, 20, 30)), cut(file.pixels(), (3, 4, 20, 30)))
+
+
+@parts
+def test_without_a_home_directory_and_in_a_folder_of_others(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    def unknown(user: int) -> pwd.struct_passwd:
+        raise KeyError(user)
+
+    for name in ("HOME", "XDG_CACHE_HOME", "VITRAIL_CACHE"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(pwd, "getpwuid", unknown)
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    assert part_decoder.__wrapped__() is not None
+    (folder,) = tmp_path.iterdir()
+    folder.chmod(0o777)
+    # The library is there, but others may have put it there.
+    assert list(folder.glob("kernels/*.so")) and part_decoder.__wrapped__() is None
 
 
 @parts

@@ -13,7 +13,8 @@ import pytest
 from PIL import Image, ImageFile
 
 from vitrail.contracts import VitrailError
-from vitrail.data import MAX_PIXELS, BrokenPicture, list_pictures, printable, read_picture
+from vitrail.data import MAX_PIXELS, BrokenPicture, list_pictures, picture, printable, read_picture
+from vitrail.data.picture import picture_size
 
 RNG = np.random.default_rng(0)
 PHOTO = RNG.integers(0, 256, (9, 14, 3), dtype=np.uint8)
@@ -48,6 +49,19 @@ def test_exif_orientation_gives_the_upright_picture(orientation):
     exif[0x0112] = orientation
     stored = Image.fromarray(np.ascontiguousarray(STORED[orientation](PHOTO)))
     assert np.array_equal(pixels(encode(stored, exif=exif)), PHOTO)
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "TIFF", "WEBP"])
+def test_the_size_in_the_header_is_that_of_the_upright_picture(tmp_path, monkeypatch, kind, orientation):
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    path = tmp_path / "photo"
+    path.write_bytes(encode(Image.fromarray(PHOTO), kind, exif=exif))
+    upright = read_picture(path).size
+    assert upright == ((14, 9) if orientation < 5 else (9, 14))
+    monkeypatch.setattr(picture, "read_picture", lambda *args, **kwargs: pytest.fail("more than the header was read"))
+    assert picture_size(path) == upright
 
 
 @pytest.mark.parametrize("value", [0, 9, 77])
@@ -87,6 +101,22 @@ def test_transparent_colour_of_rgb_and_grey():
     assert pixels(data).tolist() == [[[255, 255, 255], [4, 5, 6]]]
     data = encode(Image.fromarray(np.array([[7, 9]], dtype=np.uint8)), transparency=7)
     assert pixels(data, 1).tolist() == [[255, 9]]
+
+
+def sixteen_bit_grey(levels: list[int], transparent: int) -> bytes:
+    """A PNG file of one row (Pillow writes no transparent level of 16 bits)."""
+    header = struct.pack(">IIBBBBB", len(levels), 1, 16, 0, 0, 0, 0)
+    row = zlib.compress(b"\0" + struct.pack(f">{len(levels)}H", *levels))
+    clear = struct.pack(">H", transparent)
+    return b"\x89PNG\r\n\x1a\n" + b"".join(
+        chunk(*part) for part in ((b"IHDR", header), (b"tRNS", clear), (b"IDAT", row), (b"IEND", b""))
+    )
+
+
+def test_the_transparent_level_of_sixteen_bit_grey_is_white_and_no_other():
+    assert pixels(sixteen_bit_grey([0, 257, 30_000, 65_535], 0), 1).tolist() == [[255, 1, 117, 255]]
+    # All 16 bits count: its neighbours, the same in 8 bits, are opaque.
+    assert pixels(sixteen_bit_grey([29_999, 30_000, 30_001], 30_000)).tolist() == [[[117] * 3, [255] * 3, [117] * 3]]
 
 
 @pytest.mark.parametrize("kind", ["PNG", "TIFF"])
@@ -201,12 +231,13 @@ def test_what_is_no_picture_is_named(tmp_path, data, reason):
     assert caught.value.name == str(path) and str(path) in str(caught.value)
 
 
+def chunk(kind: bytes, body: bytes) -> bytes:
+    """A part of a PNG file."""
+    return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+
+
 def bomb(width: int, height: int) -> bytes:
     """A tiny PNG file that declares, and holds, a huge one-bit picture of zeros."""
-
-    def chunk(kind: bytes, body: bytes) -> bytes:
-        return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
-
     header = struct.pack(">IIBBBBB", width, height, 1, 0, 0, 0, 0)
     return (
         b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b"\0" * 9)) + chunk(b"IEND", b"")

@@ -194,6 +194,40 @@ def test_csv_names_at_most_ten_missing_files(tmp_path):
         CsvSource(path)
 
 
+@pytest.mark.parametrize("labelled", [True, False])
+@pytest.mark.parametrize("seed", range(5))
+def test_a_picture_that_is_listed_several_times_is_on_one_side(class_folder, monkeypatch, labelled, seed):
+    # Three rows of each picture: relative, by a detour, and absolute, of a table that is itself named relatively.
+    ways = ("{name}", "pear/../{name}", f"{class_folder}/{{name}}")
+    names = [f"{kind}/{number}.png" for number in range(4) for kind in ("apple", "pear")]
+    rows = [f"{way.format(name=name)},{name.split('/')[0]}" for way in ways for name in names]
+    write_csv(class_folder, "image,label\n" + "\n".join(rows))
+    monkeypatch.chdir(class_folder)
+    train, val = open_data("labels.csv", seed=seed, labelled=labelled)
+    learned, held = ({os.path.realpath(part.name(n)) for n in range(len(part))} for part in (train, val))
+    assert (len(learned), len(held)) == (6, 2) and not learned & held
+    # All rows of a picture go with it, and each class has its share of the pictures.
+    assert (len(train), len(val)) == (18, 6)
+    assert not labelled or np.bincount(val.labels).tolist() == [3, 3]
+    # A part of it knows what it holds several times.
+    again = split_source(train, 0.5, seed)
+    assert not {os.path.realpath(again.train.name(n)) for n in range(9)} & {
+        os.path.realpath(again.val.name(n)) for n in range(9)
+    }
+
+
+def test_a_class_of_one_picture_in_many_rows_cannot_be_split(class_folder):
+    rows = ["apple/0.png,a"] * 5 + ["pear/0.png,p", "pear/1.png,p"]
+    with pytest.raises(VitrailError, match="class 'a' has a single picture"):
+        open_data(write_csv(class_folder, "image,label\n" + "\n".join(rows)))
+
+
+def test_the_split_of_pictures_that_are_listed_once_is_the_one_it_has_always_been():
+    # Figures in the documents were measured on these.
+    assert split_source(PlantedSource(20, classes=2), 0.25, 0).val.indices.tolist() == [0, 14, 15, 17, 18]
+    assert open_data("digits").val.indices[:8].tolist() == [0, 2, 12, 14, 15, 17, 18, 24]
+
+
 # --- IDX
 
 
@@ -324,6 +358,44 @@ def test_hub_folder(hub_folder):
     assert HubSource(str(hub_folder), "test", labelled=False).classes == ()
     with pytest.raises(VitrailError, match="has no split 'dev'; it has train, test"):
         HubSource(str(hub_folder), "dev")
+
+
+@pytest.fixture
+def unlabelled_hub(class_folder):
+    """Saves a data set with these labels, by split; the label column of names, or of plain values."""
+    datasets = pytest.importorskip("datasets")
+    path = str(class_folder / "apple" / "0.png")
+
+    def save(names: list[str] | None = None, **splits: list) -> str:
+        kind = datasets.ClassLabel(names=names) if names else datasets.Value("string")
+        features = datasets.Features({"image": datasets.Image(), "label": kind})
+        tables = {
+            part: datasets.Dataset.from_dict({"image": [path] * len(labels), "label": labels}, features=features)
+            for part, labels in splits.items()
+        }
+        datasets.DatasetDict(tables).save_to_disk(class_folder.parent / "hidden")
+        return f"hub:{class_folder.parent / 'hidden'}"
+
+    return save
+
+
+@pytest.mark.parametrize(
+    ("names", "splits", "message"),
+    [
+        (["a", "b"], {"train": [0, 1, 0, 1], "test": [-1, -1, -1]}, r"3 of 3 rows of the split 'test' .*/test#0\)"),
+        (["a", "b"], {"train": [0, 1, None, 1, -1], "val": [0, 1]}, r"2 of 5 rows of the split 'train' .*/train#2\)"),
+        # Without a split of its own: also where the only such row would be refused as a class of one picture.
+        (["a", "b"], {"train": [0, 1, 0, 1, -1]}, r"1 of 5 rows of the split 'train' .*/train#4\)"),
+        (None, {"train": ["x", "y", "x", "y"], "test": [None, None]}, r"2 of 2 rows of the split 'test' .*/test#0\)"),
+        (None, {"train": ["x", "", "y", "x", "y"]}, r"1 of 5 rows of the split 'train' .*/train#1\)"),
+    ],
+)
+def test_hub_rows_without_a_label_are_refused_where_labels_are_needed(unlabelled_hub, names, splits, message):
+    spec = unlabelled_hub(names, **splits)
+    with pytest.raises(VitrailError, match=message + r"\. Save the data set without these rows"):
+        open_data(spec)
+    train, val = open_data(spec, labelled=False)
+    assert train.classes == () and len(train) + len(val) == sum(map(len, splits.values()))
 
 
 def test_hub_stays_offline(monkeypatch):

@@ -1,5 +1,7 @@
 import csv
 import json
+import shutil
+from collections.abc import Callable
 from importlib import import_module
 from pathlib import Path
 
@@ -8,16 +10,22 @@ import pytest
 import torch
 from PIL import Image
 
+from tests.jobs.tiny import tiny_config
 from vitrail.contracts import VitrailError
 from vitrail.data import read_picture
 from vitrail.explain import AttentionRecord
 from vitrail.jobs.bulk import run_in_parts
+from vitrail.jobs.convert import ConvertConfig, convert
 from vitrail.jobs.embed import EmbedConfig, embed
 from vitrail.jobs.evaluate import EvaluateConfig, evaluate
 from vitrail.jobs.explain import ExplainConfig, explain
+from vitrail.jobs.export import ExportConfig, export
 from vitrail.jobs.predict import predict
 from vitrail.jobs.predict_config import PredictConfig
+from vitrail.jobs.pretrain import pretrain
+from vitrail.jobs.pretrain_config import PretrainConfig
 from vitrail.jobs.probe import ProbeConfig, probe
+from vitrail.jobs.train import train
 from vitrail.weights import Artefact
 
 HERE = {"device": "cpu", "precision": "fp32", "workers": 0}
@@ -38,6 +46,39 @@ def test_evaluate_refuses_data_with_other_classes(trained: Path, photos: Path, t
         (tmp_path / "two" / name).symlink_to(photos / name)
     with pytest.raises(VitrailError, match="the classes differ"):
         evaluate(EvaluateConfig(data=str(tmp_path / "two"), model=str(trained), out=tmp_path / "out", **HERE))
+
+
+def test_evaluate_knows_the_data_of_the_run_by_any_name(trained: Path, photos: Path, tmp_path: Path):
+    remembered = evaluate(EvaluateConfig(model=str(trained), out=tmp_path / "a", **HERE)).outputs.names
+    named = evaluate(EvaluateConfig(data=f"{photos}/../{photos.name}/", model=str(trained), out=tmp_path / "b", **HERE))
+    assert [Path(name).name for name in named.outputs.names] == [Path(name).name for name in remembered]
+    with pytest.raises(VitrailError, match="val_fraction must lie between 0 and 1, not 0"):
+        evaluate(EvaluateConfig(model=str(trained), val_fraction=0.0, out=tmp_path / "c", **HERE))
+
+
+def test_other_data_than_the_run_s_are_scored_whole(trained: Path, photos: Path, tmp_path: Path):
+    other = tmp_path / "other"
+    shutil.copytree(photos, other)
+    # A class of which a test set has one picture could not be split.
+    for path in sorted((other / "red").iterdir())[1:]:
+        path.unlink()
+    every = len(list(other.rglob("*.png")))
+    result = evaluate(EvaluateConfig(data=str(other), model=str(trained), out=tmp_path / "a", **HERE))
+    assert len(result.outputs.names) == every
+    half = EvaluateConfig(
+        data=str(photos / ".." / "x"), model=str(trained), val_fraction=0.5, out=tmp_path / "b", **HERE
+    )
+    shutil.copytree(photos, photos.parent / "x")
+    assert len(evaluate(half).outputs.names) == 18
+
+
+def test_measuring_never_writes_over_a_training_run(trained: Path, photos: Path):
+    before = {name: (trained / name).read_bytes() for name in ("config.yaml", "metrics.json")}
+    with pytest.raises(VitrailError, match="holds a run of vitrail train, which stays as it is"):
+        evaluate(EvaluateConfig(data=str(photos), model=str(trained), out=trained, **HERE))
+    with pytest.raises(VitrailError, match="holds a run of vitrail train"):
+        probe(ProbeConfig(data=str(photos), model=str(trained), out=trained, **HERE))
+    assert before == {name: (trained / name).read_bytes() for name in before}
 
 
 @pytest.mark.parametrize("ending", ["csv", "jsonl", "parquet"])
@@ -119,13 +160,15 @@ def test_a_bulk_job_goes_on_where_it_was_killed_and_does_each_picture_once(tmp_p
 
 def test_parts_of_another_job_are_refused(tmp_path: Path):
     def stop(part: range) -> list[dict]:
-        raise KeyboardInterrupt
+        if 1 in part:
+            raise KeyboardInterrupt
+        return [{"name": "a"}]
 
     out = tmp_path / "rows.csv"
     with pytest.raises(KeyboardInterrupt):
-        run_in_parts(["a"], "one", stop, out)
+        run_in_parts(["a", "b"], "one", stop, out, part=1)
     with pytest.raises(VitrailError, match="another job"):
-        run_in_parts(["a"], "two", stop, out)
+        run_in_parts(["a", "b"], "two", stop, out, part=1)
 
 
 def test_probe_measures_frozen_features_and_encodes_each_picture_once(
@@ -167,3 +210,36 @@ def test_explain_draws_the_right_grid_for_a_picture_that_is_not_square(trained: 
 def test_explain_gives_pictures_of_one_name_folders_of_their_own(trained: Path, photos: Path, tmp_path: Path):
     explained = explain(ExplainConfig(source=f"{photos}/*/00.png", model=str(trained), out=tmp_path, **HERE))
     assert [item.files[0].parent.name for item in explained] == ["00", "00-2", "00-3"]
+
+
+def test_convert_takes_a_run_and_refuses_one_that_has_not_finished(trained: Path, tmp_path: Path):
+    account = convert(ConvertConfig(source=trained, target=tmp_path / "timm", to="timm"))
+    assert account.translated and not account.missing
+    assert (tmp_path / "timm" / "model.safetensors").is_file()
+    (tmp_path / "begun").mkdir()
+    (tmp_path / "begun" / "config.yaml").write_text("epochs: 3\n")
+    with pytest.raises(VitrailError, match="begun: this run has not finished"):
+        convert(ConvertConfig(source=tmp_path / "begun", target=tmp_path / "new", to="timm"))
+    with pytest.raises(VitrailError, match="nowhere: neither a file, nor a folder"):
+        convert(ConvertConfig(source=Path("nowhere"), target=tmp_path / "new", to="timm"))
+
+
+@pytest.mark.parametrize("verb", ["evaluate", "probe", "explain", "train", "pretrain", "convert", "export", "predict"])
+def test_every_verb_that_computes_with_torch_says_what_an_8_bit_folder_is(verb: str, photos: Path, tmp_path: Path):
+    folder = tmp_path / "int8"
+    folder.mkdir()
+    (folder / "graph.xml").touch()
+    (folder / "config.json").write_text(json.dumps({"format": "openvino-int8", "classes": ["cat", "dog"]}))
+    picture, data, model, out = str(next((photos / "red").iterdir())), str(photos), str(folder), tmp_path / "out"
+    asked: dict[str, Callable[[], object]] = {
+        "evaluate": lambda: evaluate(EvaluateConfig(data=data, model=model, out=out, **HERE)),
+        "probe": lambda: probe(ProbeConfig(data=data, model=model, out=out, **HERE)),
+        "explain": lambda: explain(ExplainConfig(source=picture, model=model, out=out, **HERE)),
+        "train": lambda: train(tiny_config(photos, out, model=model, pretrained=True)),
+        "pretrain": lambda: pretrain(PretrainConfig(data=data, model=model, method="mae", out=out, **HERE)),
+        "convert": lambda: convert(ConvertConfig(source=folder, target=out, to="timm")),
+        "export": lambda: export(ExportConfig(model=model, out=out)),
+        "predict": lambda: predict(PredictConfig(source=picture, model=model, out=out, **HERE)),
+    }
+    with pytest.raises(VitrailError, match="int8 holds an 8-bit graph: predict and embed take it with"):
+        asked[verb]()

@@ -105,7 +105,8 @@ def make_cache(source: Source, cache: bool | Literal["auto"]) -> PictureCache | 
 
     ``True`` may use half of the free memory. ``"auto"`` may use :data:`AUTO_BYTES` or a quarter of the free memory,
     whichever is less, and gives up once the first pictures read show that the whole set, decoded, would not fit.
-    Neither caches what is in memory anyway, or what is no picture that stays the same.
+    Neither caches what is in memory anyway, or what is no picture that stays the same; nor anything where the system
+    does not grant the room (a limit on the address space).
 
     Raises:
         VitrailError: another value.
@@ -118,7 +119,10 @@ def make_cache(source: Source, cache: bool | Literal["auto"]) -> PictureCache | 
     capacity = free_memory() // 2
     if cache == "auto":
         capacity = min(AUTO_BYTES, free_memory() // 4)
-    return PictureCache(source, capacity, whole=cache == "auto") if capacity else None
+    try:
+        return PictureCache(source, capacity, whole=cache == "auto") if capacity else None
+    except OSError:
+        return None
 
 
 def free_memory() -> int:

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 from jaxtyping import UInt8
 from torch import Tensor
 
 from vitrail.contracts import VitrailError
 from vitrail.data.finish import Pixels, framed
+from vitrail.data.jpeg_part import cut
 from vitrail.data.preprocess import Preprocess, resize
-from vitrail.data.transforms import Augment, random_box
+from vitrail.data.transforms import Augment, mirror, random_box
 
 
 class ClipTransform:
@@ -35,18 +38,20 @@ class ClipTransform:
 
     def __call__(self, frames: UInt8[Tensor, "t c0 h0 w0"]) -> Pixels:
         """One random view of the clip."""
-        preprocess, augment = self.preprocess, self.augment
-        pixels = [preprocess.pixels(frame) for frame in frames]
-        if augment is None or augment.scale is None:
-            samples = [framed(preprocess, preprocess.fit(frame)) for frame in pixels]
-            fitted, inside = torch.stack([sample.values for sample in samples]), samples[0].inside
-        else:
-            top, left, height, width = random_box(frames.shape[2], frames.shape[3], augment.scale, augment.ratio)
-            kind = (preprocess.size, preprocess.interpolation, preprocess.antialias)
-            cut = [frame[:, top : top + height, left : left + width] for frame in pixels]
-            fitted, inside = torch.stack([resize(frame, *kind) for frame in cut]), None
+        augment = self.augment
+        fitted = self._fit([self.preprocess.pixels(frame) for frame in frames])
         if augment is not None:
             across, down = torch.rand(2).tolist()
-            flips = [a for a, draw, chance in ((3, across, augment.hflip), (2, down, augment.vflip)) if draw < chance]
-            fitted = fitted.flip(flips) if flips else fitted
-        return Pixels(fitted.transpose(0, 1).contiguous(), preprocess, axis=-4, inside=inside)
+            fitted = mirror(fitted, across, down, augment)
+        sample = framed(self.preprocess, fitted)
+        return replace(sample, values=sample.values.transpose(0, 1).contiguous(), axis=-4)
+
+    def _fit(self, frames: list[UInt8[Tensor, "c h0 w0"]]) -> UInt8[Tensor, "t c h w"]:
+        """All frames cropped, or whole, in the same way."""
+        preprocess, augment = self.preprocess, self.augment
+        if augment is None or augment.scale is None:
+            return torch.stack([preprocess.fit(frame) for frame in frames])
+        height, width = frames[0].shape[-2:]
+        box = random_box(height, width, augment.scale, augment.ratio)
+        kind = (preprocess.size, preprocess.interpolation, preprocess.antialias)
+        return torch.stack([resize(cut(frame, box), *kind) for frame in frames])

@@ -114,8 +114,11 @@ class Pixels:
         return finish(values)[0]
 
 
-def framed(preprocess: Preprocess, pixels: UInt8[Tensor, "c h0 w0"]) -> Pixels:
-    """Fitted pixels as a sample; under ``resize="longest"`` in the upper left of the preprocessing's size."""
+def framed(preprocess: Preprocess, pixels: UInt8[Tensor, "*t c h0 w0"]) -> Pixels:
+    """Fitted pixels as a sample; under ``resize="longest"`` in the upper left of the preprocessing's size.
+
+    The frame comes last: what is turned or mirrored after it no longer lies where the finish looks for it.
+    """
     if preprocess.resize != "longest":
         return Pixels(pixels, preprocess)
     height, width = pixels.shape[-2:]

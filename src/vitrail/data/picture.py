@@ -28,6 +28,7 @@ import numpy as np
 import torch
 from jaxtyping import UInt8
 from PIL import Image, ImageFile, UnidentifiedImageError
+from PIL.TiffImagePlugin import IMAGELENGTH, IMAGEWIDTH, TiffImageFile
 from torch import Tensor
 
 from vitrail.contracts import VitrailError
@@ -164,7 +165,7 @@ def picture_size(path: str | os.PathLike[str]) -> tuple[int, int]:
     name = os.fspath(path)
     try:
         with Image.open(path, formats=_FORMATS) as picture:
-            width, height = picture.size
+            width, height = _stored_size(picture)
             turned = picture.getexif().get(_ORIENTATION_TAG, 1) in _ON_ITS_SIDE
     # The header tells no more than that; what is wrong, reading the file tells best.
     except Exception:
@@ -173,6 +174,13 @@ def picture_size(path: str | os.PathLike[str]) -> tuple[int, int]:
     if width * height > MAX_PIXELS:
         raise BrokenPicture(name, _bomb(f"{width:,} x {height:,} pixels"))
     return (height, width) if turned else (width, height)
+
+
+def _stored_size(picture: Image.Image) -> tuple[int, int]:
+    """Width and height before it is put upright. Newer versions of Pillow give those of TIFF files upright already."""
+    if isinstance(picture, TiffImageFile):
+        return int(picture.tag_v2[IMAGEWIDTH]), int(picture.tag_v2[IMAGELENGTH])
+    return picture.size
 
 
 def _read_file(path: Path, name: str) -> bytes:
@@ -268,12 +276,8 @@ def flatten(picture: Image.Image, name: str = "<picture>") -> Image.Image:
     mode = picture.mode
     if mode in ("L", "RGB") and "transparency" not in picture.info:
         return picture
-    if mode.startswith("I;16"):
-        wide = np.asarray(picture).astype(np.uint32)
-        return Image.fromarray(((wide + 128) // 257).astype(np.uint8))
-    if mode == "I" and picture.format in ("PNG", "PPM"):
-        wide = np.asarray(picture).clip(0, 65_535).astype(np.uint32)
-        return Image.fromarray(((wide + 128) // 257).astype(np.uint8))
+    if mode.startswith("I;16") or (mode == "I" and picture.format in ("PNG", "PPM")):
+        return _narrow(picture)
     if mode in ("I", "F", "LAB"):
         raise BrokenPicture(name, f"its pixels are of Pillow's mode {mode}; convert it to 8-bit RGB or 8/16-bit grey")
     if mode == "1" and "transparency" not in picture.info:
@@ -288,6 +292,16 @@ def flatten(picture: Image.Image, name: str = "<picture>") -> Image.Image:
         return picture.convert("RGB")
     except ValueError as error:
         raise BrokenPicture(name, f"cannot be converted to RGB from Pillow's mode {mode} ({error})") from None
+
+
+def _narrow(picture: Image.Image) -> Image.Image:
+    """16-bit grey in 8 bits, white where it has the one level that a PNG file may call transparent."""
+    wide = np.asarray(picture).clip(0, 65_535).astype(np.uint32)
+    grey = ((wide + 128) // 257).astype(np.uint8)
+    clear = picture.info.get("transparency")
+    if clear is not None:
+        grey[wide == clear] = 255
+    return Image.fromarray(grey)
 
 
 def list_pictures(source: str | os.PathLike[str]) -> list[Path]:

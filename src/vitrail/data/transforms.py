@@ -111,9 +111,7 @@ class TrainTransform(PartTransform):
             return framed(self.preprocess, self.preprocess.fit(self.preprocess.pixels(whole(opened))))
         turned, across, down = torch.rand(3).tolist()
         pixels = self._crop(opened, int(4 * turned) if augment.quarter_turns else 0, augment)
-        flips = [axis for axis, draw, chance in ((2, across, augment.hflip), (1, down, augment.vflip)) if draw < chance]
-        if flips:
-            pixels = pixels.flip(flips)
+        pixels = mirror(pixels, across, down, augment)
         for colour in self._colours:
             pixels = colour(pixels)
         sample = framed(self.preprocess, pixels)
@@ -136,6 +134,14 @@ class TrainTransform(PartTransform):
 def turn(pixels: UInt8[Tensor, "c h w"], turns: int) -> UInt8[Tensor, "c h2 w2"]:
     """Quarter turns against the clock. None costs nothing: :func:`torch.rot90` would copy the picture all the same."""
     return torch.rot90(pixels, turns, (1, 2)) if turns else pixels
+
+
+def mirror(
+    pixels: UInt8[Tensor, "*t c h w"], across: float, down: float, augment: Augment
+) -> UInt8[Tensor, "*t c h w"]:
+    """Left-right and top-bottom flips, each where its draw (uniform in 0 … 1) falls below its probability."""
+    flips = [axis for axis, draw, chance in ((-1, across, augment.hflip), (-2, down, augment.vflip)) if draw < chance]
+    return pixels.flip(flips) if flips else pixels
 
 
 def turn_back(box: Box, turns: int, height: int, width: int) -> Box:

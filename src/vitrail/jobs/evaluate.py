@@ -30,9 +30,9 @@ class EvaluateConfig(MergingSettings):
     model: str
     """Folder of a run or of an artefact."""
     split: str = "val"
-    """Part of the data: val or train."""
+    """Part of the data: val or train. Data that have no parts and are not the run's are scored whole."""
     val_fraction: float | None = None
-    """Share held out when the data has no validation part. Left out: as in the run."""
+    """Share held out when the data has no validation part. Left out: as in the run; nothing of other data."""
 
 
 @dataclass(frozen=True)
@@ -75,8 +75,8 @@ def _source(config: EvaluateConfig, artefact: Artefact) -> Source:
         raise VitrailError(f"{config.model} does not remember the data it was trained on: name the data to evaluate on")
     same = config.data is None or same_data(config.data, remembered.get("data"))
     fraction = config.val_fraction
-    if fraction is None:
-        fraction = remembered.get("val_fraction", 0.25) if same else 0.25
+    if fraction is None and same:
+        fraction = remembered.get("val_fraction", 0.25)
     seed = remembered.get("split_seed", 0) if same else config.seed
     splits = open_data(data, val_fraction=fraction, seed=seed, online=config.online)
     if config.split not in ("train", "val"):

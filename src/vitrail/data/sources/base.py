@@ -26,6 +26,8 @@ class Source(ABC):
         labels: ``(n,)`` int64 class numbers, -1 where unlabelled.
         probabilities: ``(n, K)`` float32 class probabilities, where more is known of a picture than one class: how many
             annotators named each, how sure they were. None where it is not.
+        picture_ids: ``(n,)`` int64, alike where two indices show the same picture (a CSV file may list one in several
+            rows), which a split must keep together. None where each shows another.
         in_memory: whether :meth:`pixels` costs next to nothing, so that caching it would gain nothing.
         cacheable: whether :meth:`pixels` gives one picture, the same each time, so that a cache may stand for it. A
             source that draws what it gives does so from torch's global generator, which is seeded per sample.
@@ -34,6 +36,7 @@ class Source(ABC):
     classes: tuple[str, ...]
     labels: NDArray[np.int64]
     probabilities: NDArray[np.float32] | None = None
+    picture_ids: NDArray[np.int64] | None = None
     in_memory: bool = False
     cacheable: bool = True
 
@@ -148,6 +151,7 @@ class SubsetSource(Source):
         self.classes = source.classes
         self.labels = source.labels[self.indices]
         self.probabilities = None if source.probabilities is None else source.probabilities[self.indices]
+        self.picture_ids = None if source.picture_ids is None else source.picture_ids[self.indices]
         self.in_memory = source.in_memory
         self.cacheable = source.cacheable
 

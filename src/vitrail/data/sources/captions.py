@@ -42,7 +42,7 @@ class CaptionedSource(Source):
         self.table = table
         self.tokens = tokenize(table.captions).to(torch.int32)
         self.classes, self.cacheable = table.classes, table.cacheable
-        self.labels = table.labels
+        self.labels, self.picture_ids = table.labels, table.picture_ids
 
     def name(self, index: int) -> str:
         """The picture's path."""
@@ -74,8 +74,7 @@ def open_captions(
 ) -> Splits:
     """Pairs of pictures and captions from a CSV file, to train on and held out.
 
-    Without a column ``split`` a seeded share of the rows is held out; all captions of one picture stay together only
-    where the table says so by that column.
+    Without a column ``split`` a seeded share of the pictures is held out, each with all of its captions.
 
     Args:
         spec: a ``.csv`` file with the columns ``image`` and ``caption``, and ``split`` if wanted.

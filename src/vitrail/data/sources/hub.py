@@ -29,6 +29,9 @@ class HubSource(Source):
         online: False reads only what is on this machine (the folder, or the hub's cache).
         labelled: False ignores the label column.
 
+    Attributes:
+        label_column: where the labels were read from; None where there is no such column, or it is ignored.
+
     Raises:
         VitrailError: the ``datasets`` package or the data set is missing, there is no such split, or no image column.
     """
@@ -39,13 +42,13 @@ class HubSource(Source):
         table = load_splits(name, online)
         if split not in table:
             raise VitrailError(f"hub:{name} has no split {split!r}; it has {', '.join(table)}")
-        self._rows, self._column, label = _columns(table[split], name, labelled)
+        self._rows, self._column, self.label_column = _columns(table[split], name, labelled)
         self.classes: tuple[str, ...] = ()
         self.labels = np.full(len(self._rows), -1, dtype=np.int64)
         if len(self._rows) == 0:
             raise VitrailError(f"hub:{name}: the split {split!r} is empty")
-        if label is not None:
-            self.classes, self.labels = _labels(self._rows, label)
+        if self.label_column is not None:
+            self.classes, self.labels = _labels(self._rows, self.label_column)
 
     def name(self, index: int) -> str:
         """Data set, split and row."""
@@ -141,11 +144,12 @@ def _columns(rows: Any, name: str, labelled: bool) -> tuple[Any, str, str | None
 
 
 def _labels(rows: Any, column: str) -> tuple[tuple[str, ...], np.ndarray]:
+    """The classes, and each row's class number: -1 where it states none (-1 of a ClassLabel, None, an empty text)."""
     import datasets
 
     kind, values = rows.features[column], rows[column][:]
     if isinstance(kind, datasets.ClassLabel):
         return tuple(kind.names), np.array([-1 if value is None else value for value in values], dtype=np.int64)
-    names = tuple(str(value) for value in sorted({value for value in values if value is not None}))
+    names = tuple(str(value) for value in sorted({value for value in values if value not in (None, "")}))
     numbers = {name: number for number, name in enumerate(names)}
     return names, np.array([numbers.get(str(value), -1) for value in values], dtype=np.int64)

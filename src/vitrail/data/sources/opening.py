@@ -44,7 +44,7 @@ class Splits(NamedTuple):
 def open_data(
     spec: str | os.PathLike[str],
     *,
-    val_fraction: float = 0.25,
+    val_fraction: float | None = 0.25,
     seed: int = 0,
     online: bool = False,
     labelled: bool = True,
@@ -53,15 +53,17 @@ def open_data(
 
     Args:
         spec: one of :data:`KNOWN`. A path that exists wins over a name.
-        val_fraction: the share held out, stratified by class, where the data set brings no split of its own.
+        val_fraction: the share held out, stratified by class, where the data set brings no split of its own. None: such
+            data are not split, and both parts are all of it (pictures to measure on).
         seed: of that split.
         online: whether ``hub:`` may use the network.
         labelled: False for methods that need no labels: classes are ignored, any folder of pictures will do.
 
     Raises:
-        VitrailError: unknown, empty, fewer than two classes, classes that differ between the two parts.
+        VitrailError: unknown, empty, pictures without the labels that are asked for, fewer than two classes, classes
+            that differ between the two parts.
     """
-    if not 0.0 < val_fraction < 1.0:
+    if val_fraction is not None and not 0.0 < val_fraction < 1.0:
         raise VitrailError(f"val_fraction must lie between 0 and 1, not {val_fraction!r}")
     path, text = Path(spec), os.fspath(spec)
     if path.is_dir():
@@ -73,7 +75,7 @@ def open_data(
     elif text == "fashion-mnist":
         splits = Splits(*open_fashion_mnist())
     elif text in ("digits", "elpv"):
-        splits = split_source(DigitsSource() if text == "digits" else ElpvSource(), val_fraction, seed)
+        splits = _parts(DigitsSource() if text == "digits" else ElpvSource(), val_fraction, seed)
     else:
         missing = "no such file or folder, and not a known name" if path.parent.name else "not a known name or folder"
         raise VitrailError(f"{printable(text)}: {missing}. Data can be {'; '.join(KNOWN)}")
@@ -85,7 +87,8 @@ def open_data(
 def split_source(source: Source, val_fraction: float, seed: int) -> Splits:
     """Hold out ``round(n * val_fraction)`` pictures, each class by its share (largest remainders), seeded.
 
-    Every class keeps at least one picture on either side. Unlabelled pictures are split as one class.
+    Every class keeps at least one picture on either side. Unlabelled pictures are split as one class. A picture that
+    the source has several times (:attr:`Source.picture_ids`) counts once, and all of it goes to one side.
 
     Raises:
         VitrailError: a class with a single picture.
@@ -98,7 +101,9 @@ def split_source(source: Source, val_fraction: float, seed: int) -> Splits:
 
 
 def _held_out(source: Source, val_fraction: float, seed: int) -> NDArray[np.int64]:
-    groups = {label: np.flatnonzero(source.labels == label) for label in np.unique(source.labels).tolist()}
+    distinct = _distinct(source)
+    labels = source.labels[distinct]
+    groups = {label: distinct[labels == label] for label in np.unique(labels).tolist()}
     for label, members in groups.items():
         if len(members) < 2:
             what = f"class {source.classes[label]!r}" if label >= 0 else "the data set"
@@ -108,13 +113,27 @@ def _held_out(source: Source, val_fraction: float, seed: int) -> NDArray[np.int6
             )
     exact = {label: len(members) * val_fraction for label, members in groups.items()}
     counts = {label: int(share) for label, share in exact.items()}
-    spare = round(len(source) * val_fraction) - sum(counts.values())
+    spare = round(len(distinct) * val_fraction) - sum(counts.values())
     for label in sorted(groups, key=lambda label: (counts[label] - exact[label], label))[: max(0, spare)]:
         counts[label] += 1
     picked = [
         split_order(members, seed)[: min(max(counts[label], 1), len(members) - 1)] for label, members in groups.items()
     ]
-    return np.concatenate(picked)
+    return _all_of(source, np.concatenate(picked))
+
+
+def _distinct(source: Source) -> NDArray[np.int64]:
+    """Every picture by one of its indices, the first."""
+    if source.picture_ids is None:
+        return np.arange(len(source))
+    return np.sort(np.unique(source.picture_ids, return_index=True)[1])
+
+
+def _all_of(source: Source, indices: NDArray[np.int64]) -> NDArray[np.int64]:
+    """All indices of the pictures that some stand for."""
+    if source.picture_ids is None:
+        return indices
+    return np.flatnonzero(np.isin(source.picture_ids, source.picture_ids[indices]))
 
 
 def sample_source(source: Source, count: int, seed: int, part: str = "sample") -> Source:
@@ -156,7 +175,12 @@ def shots_source(source: Source, shots: int, seed: int) -> Source:
     return SubsetSource(source, np.sort(np.concatenate(picked)), f"{shots}-shot")
 
 
-def _open_folder(path: Path, val_fraction: float, seed: int, labelled: bool) -> Splits:
+def _parts(source: Source, val_fraction: float | None, seed: int) -> Splits:
+    """Of data that bring no parts of their own."""
+    return Splits(source, source) if val_fraction is None else split_source(source, val_fraction, seed)
+
+
+def _open_folder(path: Path, val_fraction: float | None, seed: int, labelled: bool) -> Splits:
     if holds_idx(path):
         return Splits(*open_idx_folder(path))
     train, val = path / "train", next((path / n for n in _VAL_FOLDERS if (path / n).is_dir()), None)
@@ -164,28 +188,44 @@ def _open_folder(path: Path, val_fraction: float, seed: int, labelled: bool) -> 
     if train.is_dir() and val is not None:
         return Splits(make(train), make(val))
     if train.is_dir() and labelled:
-        return split_source(make(train), val_fraction, seed)
-    return split_source(make(path), val_fraction, seed)
+        return _parts(make(train), val_fraction, seed)
+    return _parts(make(path), val_fraction, seed)
 
 
 def _unlabelled(path: Path) -> FileSource:
     return FileSource(list_pictures(path), root=os.fspath(path))
 
 
-def _open_csv(path: Path, val_fraction: float, seed: int, labelled: bool) -> Splits:
+def _open_csv(path: Path, val_fraction: float | None, seed: int, labelled: bool) -> Splits:
     source = CsvSource(path, labelled=labelled)
     if not source.has_split:
-        return split_source(source, val_fraction, seed)
+        return _parts(source, val_fraction, seed)
     return Splits(CsvSource(path, "train", labelled=labelled), CsvSource(path, "val", labelled=labelled))
 
 
-def _open_hub(name: str, val_fraction: float, seed: int, online: bool, labelled: bool) -> Splits:
+def _open_hub(name: str, val_fraction: float | None, seed: int, online: bool, labelled: bool) -> Splits:
     names = list(load_splits(name, online))
     train = HubSource(name, "train" if "train" in names else names[0], online, labelled)
+    _check_labelled(train)
     for part in _VAL_FOLDERS:
         if part in names and part != train.split:
-            return Splits(train, HubSource(name, part, online, labelled))
-    return split_source(train, val_fraction, seed)
+            val = HubSource(name, part, online, labelled)
+            _check_labelled(val)
+            return Splits(train, val)
+    return _parts(train, val_fraction, seed)
+
+
+def _check_labelled(source: HubSource) -> None:
+    """A label that is looked at must be there: the hub's test splits often come with theirs hidden."""
+    unlabelled = np.flatnonzero(source.labels < 0)
+    if source.label_column is None or not unlabelled.size:
+        return
+    first = printable(source.name(int(unlabelled[0])))
+    raise VitrailError(
+        f"hub:{printable(source.path)}: {unlabelled.size:,} of {len(source):,} rows of the split {source.split!r} have "
+        f"no {source.label_column} (-1, nothing or empty; the first: {first}). Save the data set without these rows, "
+        "or without this split, by save_to_disk, and give that folder"
+    )
 
 
 def _check_classes(spec: str, splits: Splits) -> None:

@@ -43,7 +43,7 @@ class CsvSource(PathSource):
     ``p:CLASS`` for each class may give its probability in the picture (each row adds up to 1). Others are ignored.
     UTF-8, comma-separated. Classes are the labels of the whole file, sorted; as numbers where all of them are whole
     numbers. Where pictures come with sentences, they stand in a column ``caption``; a picture with several captions has
-    as many rows.
+    as many rows. Rows are of one picture when their paths are the same, however they are written.
 
     Args:
         path: the CSV file.
@@ -84,6 +84,7 @@ class CsvSource(PathSource):
         self.captions = tuple(row.caption for row in rows) if captioned else ()
         numbers = {label: number for number, label in enumerate(self.classes)}
         self.labels = np.array([numbers.get(row.label, -1) for row in rows], dtype=np.int64)
+        self.picture_ids = _picture_ids(rows)
         if any(row.probabilities for row in rows):
             self.probabilities = _probabilities(self.path, rows, self.classes)
 
@@ -161,10 +162,23 @@ def _probabilities(path: Path, rows: list[_Row], classes: tuple[str, ...]) -> ND
 def _check_unique(path: Path, rows: list[_Row]) -> None:
     seen: dict[str, _Row] = {}
     for row in rows:
-        first = seen.setdefault(os.path.normpath(row.path), row)
+        first = seen.setdefault(_place(row), row)
         if (first.label, first.part) != (row.label, row.part):
             what = "with two labels" if first.label != row.label else "in both splits"
             raise VitrailError(f"{_shown(path)}: lines {first.line} and {row.line} list {printable(row.path)} {what}")
+
+
+def _picture_ids(rows: list[_Row]) -> NDArray[np.int64] | None:
+    """For each row the number of the first one that lists its picture; None where no picture is listed twice."""
+    first: dict[str, int] = {}
+    numbers = [first.setdefault(_place(row), number) for number, row in enumerate(rows)]
+    return np.array(numbers, dtype=np.int64) if len(first) < len(rows) else None
+
+
+def _place(row: _Row) -> str:
+    """The path in one way of writing it: relative and absolute ones are compared, ``a/../b`` is ``b``."""
+    # Path.resolve would ask the disk about each of what may be a million files.
+    return os.path.abspath(row.path)  # noqa: PTH100
 
 
 def _check_files(path: Path, rows: list[_Row]) -> None:
