@@ -74,6 +74,30 @@ def test_evaluation_sees_every_sample_once_in_order(length, batch_size, world, e
         assert len(order) == len(list(order.batches(0)))
 
 
+@given(st.integers(12, 100), st.integers(0, 3), st.booleans())
+def test_steps_are_the_same_however_a_batch_is_divided(length, epoch, drop_last):
+    def steps(world, accumulate):
+        """The samples of every step of 12, over all ranks."""
+        found = {}
+        for rank in range(world):
+            order = Order(
+                length,
+                12 // (world * accumulate),
+                drop_last=drop_last,
+                rank=rank,
+                world_size=world,
+                accumulate=accumulate,
+            )
+            for number, part in order.batches(epoch):
+                found.setdefault(number // accumulate, set()).update(part.tolist())
+        return found
+
+    whole = steps(1, 1)
+    assert len(whole) == (length // 12 if drop_last else -(-length // 12))
+    for division in ((1, 4), (4, 1), (2, 2), (3, 4), (1, 12)):
+        assert steps(*division) == whole, division
+
+
 @given(st.integers(8, 100), st.integers(1, 8), st.data())
 def test_resuming_in_the_middle(length, batch_size, data):
     order = Order(length, batch_size, seed=5)
@@ -99,7 +123,9 @@ def test_seeds_are_distinct():
             {"batch_size": 11},
             "A batch of 11 is larger than the data set of 10 pictures; lower batch_size to at most 10",
         ),
-        ({"batch_size": 6, "world_size": 2}, "6 x 2 processes = 12 is larger .* at most 5"),
+        ({"batch_size": 6, "world_size": 2}, "6 x 2 processes = 12 is larger .* at most 10 over all of them"),
+        ({"batch_size": 3, "accumulate": 4}, "3 x accumulate 4 = 12 is larger .* at most 10 over all of them"),
+        ({"accumulate": 0}, "accumulate must be at least 1"),
         ({"rank": 2, "world_size": 2}, "rank 2 of 2 processes"),
     ],
 )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import resource
 import shutil
@@ -15,7 +16,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from vitrail.contracts import VitrailError
-from vitrail.engine import EngineConfig, checkpoint, load_checkpoint, save_checkpoint
+from vitrail.engine import EngineConfig, checkpoint, load_checkpoint, read_checkpoint, save_checkpoint
 
 from .tiny import TinyLoader, TinyMethod, assert_equal, quiet, tiny_config, train, weights
 
@@ -94,6 +95,66 @@ def test_both_bad_says_what_to_do(saved: Path) -> None:
     with pytest.raises(VitrailError, match=r"no checkpoint can be used.*another output folder"):
         load_checkpoint(saved, silent)
     assert (saved / CURRENT).exists() and (saved / PREVIOUS).exists()
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [OSError(12, "Cannot allocate memory"), MemoryError("Cannot allocate memory"), RuntimeError("unable to mmap")],
+    ids=["system", "python", "torch"],
+)
+def test_what_cannot_be_read_now_is_not_taken_for_damaged(
+    saved: Path, monkeypatch: pytest.MonkeyPatch, fault: Exception
+) -> None:
+    def refuse(*arguments: object, **keywords: object) -> None:
+        raise fault
+
+    monkeypatch.setattr(checkpoint, "safe_open", refuse)
+    for read in (load_checkpoint, read_checkpoint):
+        with pytest.raises(VitrailError, match=rf"{CURRENT} cannot be read now \(.*(memory|mmap).*may well be whole"):
+            read(saved, silent)
+    monkeypatch.undo()
+    assert sorted(path.name for path in saved.iterdir()) == [PREVIOUS, CURRENT]
+    found = load_checkpoint(saved, silent)
+    assert found is not None and found.metadata["step"] == 2
+
+
+@pytest.mark.parametrize("number", [errno.EACCES, errno.EIO], ids=["rights", "disk"])
+def test_a_file_that_cannot_be_opened_is_named_with_the_reason(
+    saved: Path, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    def refuse(self: Path, *arguments: object, **keywords: object) -> None:
+        raise OSError(number, os.strerror(number), str(self))
+
+    monkeypatch.setattr(Path, "open", refuse)
+    with pytest.raises(VitrailError, match=rf"{CURRENT} cannot be read now \(.*{os.strerror(number)}"):
+        load_checkpoint(saved, silent)
+    monkeypatch.undo()
+    assert sorted(path.name for path in saved.iterdir()) == [PREVIOUS, CURRENT]
+
+
+def test_a_damaged_one_stays_while_the_previous_cannot_be_read(saved: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    os.truncate(saved / CURRENT, 40)
+    opened = checkpoint.safe_open
+
+    def flaky(path: Path, framework: str):  # type: ignore[no-untyped-def]  # whatever the library gives
+        if path.name == PREVIOUS:
+            raise OSError(12, "Cannot allocate memory")
+        return opened(path, framework)
+
+    monkeypatch.setattr(checkpoint, "safe_open", flaky)
+    with pytest.raises(VitrailError, match=f"{PREVIOUS} cannot be read now"):
+        load_checkpoint(saved, silent)
+    assert sorted(path.name for path in saved.iterdir()) == [PREVIOUS, CURRENT]
+
+
+def test_reading_another_runs_folder_changes_nothing_there(saved: Path) -> None:
+    os.truncate(saved / CURRENT, 40)
+    before = {path.name: path.read_bytes() for path in saved.iterdir()}
+    warnings: list[str] = []
+    found = read_checkpoint(saved, warnings.append)
+    assert found is not None and found.metadata["step"] == 1
+    assert len(warnings) == 1 and "passed over" in warnings[0] and PREVIOUS in warnings[0]
+    assert {path.name: path.read_bytes() for path in saved.iterdir()} == before
 
 
 def test_foreign_file_and_newer_format(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

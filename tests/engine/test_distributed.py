@@ -116,12 +116,12 @@ def test_stop_signal_to_one_rank_stops_both(zygote: Zygote, two: Path, tmp_path:
 
 
 def test_nan_on_one_rank_stops_both_and_is_named(zygote: Zygote, tmp_path: Path) -> None:
-    assert finish(zygote, start(zygote, tmp_path, 2, fault="nan", at=5)) == [1, 1], zygote.logs()
+    assert finish(zygote, start(zygote, tmp_path, 2, fault="nan", at=6)) == [1, 1], zygote.logs()
     assert all("not finite" in outcome(tmp_path, rank)["message"] for rank in (0, 1))
     report = json.loads((tmp_path / "nonfinite.json").read_text())
     losses = [rank["batches"][0]["losses"]["loss"] for rank in report["ranks"]]
-    assert report["step"] == 4 and losses[0] > 0 and losses[1] == "nan"
-    assert report["ranks"][1]["batches"][0]["names"] == [f"e0-b4-{number}.png" for number in (4, 5, 6, 7)]
+    assert report["step"] == report["checkpoint_step"] == 5 and losses[0] > 0 and losses[1] == "nan"
+    assert report["ranks"][1]["batches"][0]["names"] == [f"e0-b5-{number}.png" for number in (4, 5, 6, 7)]
 
 
 def test_full_disk_on_the_main_rank_is_told_to_all(zygote: Zygote, tmp_path: Path) -> None:

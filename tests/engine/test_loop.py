@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 from collections.abc import Callable
 from functools import partial
@@ -12,10 +13,11 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from torch import Tensor
 
 from vitrail.contracts import Batch, Progress, VitrailError
-from vitrail.engine import Interrupted, schedule_factor
+from vitrail.engine import Interrupted, run, schedule_factor
 from vitrail.engine.randomness import derive_seed
 
 from .tiny import (
@@ -166,7 +168,7 @@ def poison(batch: Batch) -> None:
 def test_nan_in_the_loss_stops_before_the_step(tmp_path: Path) -> None:
     method = TinyMethod()
     config = tiny_config(checkpoint_every_steps=1, accumulate=2, ema_decay=0.9, seed=11)
-    with pytest.raises(VitrailError, match=r"step 4 \(epoch 1\).*last checkpoint are healthy.*nonfinite\.json"):
+    with pytest.raises(VitrailError, match=r"step 4 \(epoch 1\).*holds the run as it was before it.*nonfinite\.json"):
         train(tmp_path, config, method, At(1, 3, poison))
     healthy = TinyMethod(seed=4)
     with pytest.raises(VitrailError, match="step 4"):
@@ -200,6 +202,83 @@ def test_inf_in_one_gradient_is_named(tmp_path: Path) -> None:
     assert report["ranks"][0]["parameters_with_nonfinite_gradient"] == ["model.embed.bias"]
 
 
+def test_the_step_that_was_refused_is_what_the_next_run_begins_with(tmp_path: Path) -> None:
+    # By time no checkpoint is due. Batch norm's averages are poisoned by the forward pass that finds out.
+    config = tiny_config(accumulate=2, ema_decay=0.9, seed=11)
+    told = []
+    for life in range(2):
+        loader = At(1, 3, poison)
+        with pytest.raises(VitrailError, match=r"step 4 \(epoch 1\).*holds the run as it was before it") as caught:
+            train(tmp_path / "out", config, TinyMethod(0.2, seed=life), loader)
+        told.append((str(caught.value), (tmp_path / "out" / "nonfinite.json").read_text()))
+        assert loader.starts[0] == ((1, 2) if life else (0, 0))
+    assert told[0] == told[1]
+    report = json.loads(told[0][1])
+    assert report["checkpoint_step"] == 4 and "it begins with this step" in report["reproduce"]
+    # Only the place of the first stop is kept: a second checkpoint of it would push out the one before.
+    assert not (tmp_path / "out" / "checkpoint.previous.safetensors").exists()
+    # By the recipe, by hand: the same loss to the bit.
+    stored = load_file(tmp_path / "out" / "checkpoint.safetensors")
+    method = TinyMethod(0.2, seed=5)
+    method.load_state_dict({name.removeprefix("method/"): value for name, value in stored.items() if "method/" in name})
+    healthy = report["ranks"][0]["batches"][0]
+    torch.manual_seed(healthy["seed"])
+    loss = method(TinyLoader().batch(1, 2), Progress(4, 9, 1, 3))["loss"].detach()
+    assert float(loss) == healthy["losses"]["loss"]
+    # And where it was no more than a mishap, the run ends as if it had not been.
+    method, reference = TinyMethod(0.2, seed=6), TinyMethod(0.2)
+    train(tmp_path / "out", config, method)
+    train(tmp_path / "reference", config, reference)
+    assert_equal(weights(method), weights(reference))
+
+
+def test_a_first_step_that_is_refused_is_kept_too(tmp_path: Path) -> None:
+    for seed in (0, 1):
+        with pytest.raises(VitrailError, match=r"step 0 \(epoch 0\).*holds the run as it was before it"):
+            train(tmp_path, method=TinyMethod(seed=seed), loader=At(0, 0, poison))
+    method, reference = TinyMethod(seed=2), TinyMethod()
+    train(tmp_path, method=method)
+    train(tmp_path / "reference", method=reference)
+    assert_equal(weights(method), weights(reference))
+
+
+class Ruined(TinyMethod):
+    """One of its weights becomes infinite after step 3: the checkpoint before is the last good one."""
+
+    def after_step(self, progress: Progress) -> None:
+        if progress.step == 3:
+            with torch.no_grad():
+                self.model.head.bias[0] = float("inf")
+
+
+@pytest.mark.parametrize(
+    ("every", "there", "recipe"),
+    [
+        (3, "the last one goes on with step 3", "goes on from .* with step 3, up to 4"),
+        (None, "there is none yet", "no checkpoint"),
+    ],
+)
+def test_ruined_weights_push_no_checkpoint_out(tmp_path: Path, every: int | None, there: str, recipe: str) -> None:
+    config = tiny_config(checkpoint_every_steps=every)
+    with pytest.raises(VitrailError, match=rf"step 4 .*not finite already .*model\.head\.bias\); {there}"):
+        train(tmp_path, config, Ruined())
+    report = json.loads((tmp_path / "nonfinite.json").read_text())
+    assert re.search(recipe, report["reproduce"]) and report["checkpoint_step"] == every
+    assert (tmp_path / "checkpoint.safetensors").exists() == (every is not None)
+
+
+def test_a_full_disk_does_not_hide_the_step_that_was_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*arguments: object) -> None:
+        raise VitrailError("No space left on device")
+
+    monkeypatch.setattr(run, "save_checkpoint", full)
+    with pytest.raises(
+        VitrailError, match=r"step 4 .*no checkpoint of that moment \(No space left .*\); there is none"
+    ):
+        train(tmp_path, loader=At(0, 4, poison))
+    assert "starts from the beginning" in json.loads((tmp_path / "nonfinite.json").read_text())["reproduce"]
+
+
 @pytest.mark.parametrize(
     "error",
     [
@@ -214,8 +293,26 @@ def test_out_of_memory_says_what_to_change(tmp_path: Path, error: Exception) -> 
         def forward(self, batch: Batch, progress: Progress) -> dict[str, Tensor]:
             raise error
 
-    with pytest.raises(VitrailError, match=r"out of memory on cpu.*batch size \(now 4\).*accumulate \(now 2\).*bf16"):
-        train(tmp_path, tiny_config(accumulate=2), Hungry())
+    def refused(name: str, **changes: Any) -> str:
+        with pytest.raises(VitrailError, match="out of memory on cpu with") as caught:
+            train(tmp_path / name, tiny_config(accumulate=2), Hungry(), **changes)
+        return str(caught.value)
+
+    # Who gave a loader is told what the loader gives; who gave the batch of a whole step is told of that one.
+    own = refused("loader")
+    assert "with 4 pictures of (3, 2, 2) at once (a batch of the loader, of which accumulate=2 make a step)" in own
+    assert "Try: batches of 2 from the loader with accumulate=4 (2 pictures at once" in own and "bf16" in own
+    whole = refused("whole", fingerprint={"global_batch": "8"})
+    assert "with 4 pictures of (3, 2, 2) at once (batch_size 8 / accumulate 2)" in whole
+    assert "Try: accumulate=4 with batch_size=8 as it is (2 pictures at once" in whole
+    # What is broken may be missing from a batch: the numbers are those that were asked for.
+    assert "accumulate=4 with batch_size=8" in refused(
+        "broken", fingerprint={"global_batch": "8"}, loader=TinyLoader(size=3)
+    )
+    odd = refused("odd", fingerprint={"global_batch": "18"})
+    assert "accumulate=6 with batch_size=18 as it is (3 pictures at once" in odd
+    single = refused("single", fingerprint={"global_batch": "2"})
+    assert "accumulate=" not in single.partition("Try: ")[2] and "smaller pictures" in single
 
 
 def test_other_errors_of_the_method_pass_through(tmp_path: Path) -> None:

@@ -5,15 +5,17 @@ from __future__ import annotations
 import os
 import signal
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from vitrail import machine
 from vitrail.contracts import Batch, Progress, VitrailError
-from vitrail.engine import Interrupted
+from vitrail.engine import USUAL, Interrupted
 
 from .tiny import (
     At,
@@ -52,6 +54,7 @@ def test_stopped_run_resumes_bit_equal(
     method, loader = TinyMethod(0.2, seed=9), TinyLoader()
     rest = train(out, config, method, loader, evaluate=measure)
     assert rest.resumed and not whole.resumed and rest.steps == whole.steps == 9
+    assert rest.seconds_before > whole.seconds_before == 0.0
     assert loader.starts[0] == next_batch
     assert_equal(weights(method), weights(reference))
     assert_equal(weights(rest.model), weights(whole.model))
@@ -146,6 +149,17 @@ def test_another_batch_division_needs_the_same_global_batch(tmp_path: Path) -> N
     go(2, 12, global_batch="8")
     with pytest.raises(VitrailError, match="global_batch: was 8, is not set"):
         go(2, 12)
+    console = quiet()
+    train(
+        tmp_path,
+        tiny_config(epochs=1, accumulate=2),
+        None,
+        TinyLoader(12),
+        fingerprint={"global_batch": "8"},
+        console=console,
+    )
+    said = console.file.getvalue()  # type: ignore[attr-defined]
+    assert "warning: a batch is divided by 1 processes x accumulate 2, in the run so far it was by" in said
     with pytest.raises(VitrailError, match="steps_per_epoch: was 6, is 5"):
         go(2, 10, global_batch="8")
 
@@ -162,6 +176,93 @@ def test_auto_precision_is_kept_on_resume(tmp_path: Path, monkeypatch: pytest.Mo
     console = quiet()
     train(tmp_path, tiny_config(precision="auto"), console=console)
     assert "bf16: as in the run so far" in console.file.getvalue()  # type: ignore[attr-defined]
+
+
+class Squaring:
+    """A way to compute whose losses are unmistakably not torch's."""
+
+    name = "squared"
+
+    def __init__(self, quickest: bool, reason: str | None = None) -> None:
+        self.quickest, self.reason = quickest, reason
+        self.asked: list[str] = []
+        self.on = False
+
+    def choose(self, device: torch.device, precision: str) -> tuple[str, str]:
+        self.asked.append(precision)
+        return (self.name, "squared: twice as quick") if self.quickest else (USUAL, "")
+
+    def lacking(self, name: str, device: torch.device) -> str | None:
+        return self.reason if name == self.name else "unknown"
+
+    @contextmanager
+    def use(self, name: str) -> Iterator[None]:
+        self.on = True
+        try:
+            yield
+        finally:
+            self.on = False
+
+    def method(self) -> TinyMethod:
+        ways = self
+
+        class Squared(TinyMethod):
+            def forward(self, batch: Batch, progress: Progress) -> dict[str, Tensor]:
+                losses = super().forward(batch, progress)
+                return {**losses, "loss": losses["loss"].square() if ways.on else losses["loss"]}
+
+        return Squared(0.2)
+
+
+def go_on(out: Path, began: Squaring, later: Squaring, precision: str = "fp32") -> tuple[dict[str, Tensor], str]:
+    """The weights after a run that is stopped and goes on, and what its second part said."""
+    config = tiny_config(precision=precision)
+    with pytest.raises(Interrupted):
+        train(out, config, began.method(), At(1, 1, lambda _: os.kill(os.getpid(), signal.SIGTERM)), ways=began)
+    method, console = later.method(), quiet()
+    train(out, config, method, console=console, ways=later)
+    assert not began.on and not later.on
+    return weights(method), console.file.getvalue()  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("quickest", [True, False])
+def test_the_way_to_compute_is_kept_whatever_the_clock_says_later(tmp_path: Path, quickest: bool) -> None:
+    ways = Squaring(quickest)
+    method = ways.method()
+    train(tmp_path / "whole", method=method, ways=ways)
+    later = Squaring(not quickest)
+    found, said = go_on(tmp_path / "out", Squaring(quickest), later)
+    assert_equal(found, weights(method))
+    plain = TinyMethod(0.2)
+    train(tmp_path / "plain", method=plain)
+    assert torch.equal(weights(plain)["model.head.weight"], found["model.head.weight"]) != quickest
+    assert later.asked == [] and ("squared: as in the run so far" in said) == quickest and "warning" not in said
+
+
+def test_the_way_to_compute_is_chosen_for_the_precision_of_the_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(machine, "cache_file", lambda: tmp_path / "machine.json")
+    monkeypatch.setattr(machine, "time_product", lambda _, dtype: 0.1 if dtype == torch.bfloat16 else 1.0)
+    ways = Squaring(True)
+    go_on(tmp_path / "out", ways, ways, "auto")
+    assert ways.asked == ["bf16"]
+
+
+@pytest.mark.parametrize("known", [True, False])
+def test_a_way_that_is_gone_is_told_of(tmp_path: Path, known: bool) -> None:
+    began, later = Squaring(True), Squaring(True, "no compiler")
+    if not known:  # a caller that has no ways of its own, or other ones
+        later.name = "tripled"
+    _, said = go_on(tmp_path / "out", began, later)
+    reason = "no compiler" if known else "unknown"
+    assert f"warning: squared cannot be had here ({reason}); the run so far was computed so" in said
+    assert "not bit for bit" in said
+    fresh, ways, method, plain = quiet(), Squaring(True, "no compiler"), later.method(), TinyMethod(0.2)
+    train(tmp_path / "fresh", method=method, ways=ways, console=fresh)
+    train(tmp_path / "plain", method=plain)
+    assert_equal(weights(method), weights(plain))
+    assert "(no compiler); computed as torch does" in fresh.file.getvalue()  # type: ignore[attr-defined]
 
 
 def test_off_the_main_thread_it_trains_without_handlers(tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """``vitrail pretrain`` with DINO and DINOv2, and the last phase at a larger size from the first run."""
 
+import os
 from pathlib import Path
 
 import pytest
@@ -66,3 +67,22 @@ def test_heads_that_do_not_fit_are_refused(photos: Path, tmp_path: Path):
         take_heads(other, tmp_path / "run", ("student_head",))
     with pytest.raises(VitrailError, match="no checkpoint"):
         take_heads(other, tmp_path / "nothing", ("student_head",))
+
+
+def test_heads_are_taken_without_a_trace_in_the_other_runs_folder(
+    photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    run = tmp_path / "run"
+    pretrain(config(photos, run, "dino", epochs=1))
+    (run / "checkpoint.previous.safetensors").write_bytes((run / "checkpoint.safetensors").read_bytes())
+    os.truncate(run / "checkpoint.safetensors", 1000)
+    before = sorted(path.name for path in run.iterdir())
+    model = ViTConfig(img_size=16, patch_size=8, embed_dim=32, depth=1, num_heads=2)
+    other = DINO(VisionTransformer(model), DINOOptions(prototypes=16, hidden=16, bottleneck=8))
+    take_heads(other, run, ("student_head",))
+    stored = load_file(run / "checkpoint.previous.safetensors")
+    assert torch.equal(
+        other.student_head.state_dict()["last_layer.weight"], stored["method/student_head.last_layer.weight"]
+    )
+    assert sorted(path.name for path in run.iterdir()) == before
+    assert "damaged checkpoint passed over" in capsys.readouterr().err

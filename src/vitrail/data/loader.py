@@ -7,7 +7,7 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from types import FrameType
 from typing import Any, Literal, NamedTuple
@@ -33,6 +33,21 @@ class Skipped(NamedTuple):
 
     name: str
     reason: str
+
+
+class NothingLeft(VitrailError):
+    """Every picture of an epoch was broken.
+
+    Attributes:
+        skipped: the pictures, with what is wrong with each.
+    """
+
+    def __init__(self, skipped: Sequence[Skipped]) -> None:
+        name, reason = skipped[0]
+        super().__init__(
+            f"every picture was broken: nothing is left to work on (the first: {printable(name)}: {reason})"
+        )
+        self.skipped = tuple(skipped)
 
 
 class _Plan(Sampler[Task]):
@@ -69,12 +84,15 @@ class Loader:
         batch_size: pictures per batch on each rank.
         seed: of the order and of all augmentation.
         shuffle: another order each epoch; False: the source's order.
-        drop_last: leave out what does not fill the last global batch.
+        drop_last: leave out what does not fill the last step. False, as where nothing is trained: every picture
+            once in batches of any size, and one of nothing but broken pictures is passed over.
         workers: number of worker processes; 0 loads in this process.
         mixing: what is done to a batch as a whole, e.g. :class:`vitrail.data.Mixing`.
         rank: this process's number among ``world_size``.
         world_size: number of processes that share each global batch.
-        on_error: ``"raise"`` at a broken picture, or ``"skip"``: the batch is then smaller, nothing replaces it.
+        accumulate: batches that make one step.
+        on_error: ``"raise"`` at a broken picture, or ``"skip"``: the batch is then smaller, nothing replaces it. With
+            ``drop_last`` steps wait for the batches of every process: one that is left without pictures is an error.
         cache: keep decoded pictures in memory: True, False, or ``"auto"`` when they all fit (see ``make_cache``).
         timeout_s: longest wait for a batch in seconds.
         soft_labels: batches carry the source's class probabilities ``(B, K)`` instead of its class numbers.
@@ -100,6 +118,7 @@ class Loader:
         mixing: Callable[[Batch], Batch] | None = None,
         rank: int = 0,
         world_size: int = 1,
+        accumulate: int = 1,
         on_error: OnError = "raise",
         cache: bool | Literal["auto"] = "auto",
         timeout_s: float = 120.0,
@@ -117,7 +136,7 @@ class Loader:
                 "soft labels were asked for, but this data states one class per picture and no class probabilities"
             )
         self.source = source
-        self.order = Order(len(source), batch_size, seed, shuffle, drop_last, rank, world_size)
+        self.order = Order(len(source), batch_size, seed, shuffle, drop_last, rank, world_size, accumulate)
         self.workers = workers
         self.timeout_s = timeout_s
         self.skipped: list[Skipped] = []
@@ -140,12 +159,15 @@ class Loader:
         """The batches of ``epoch`` from number ``start`` on.
 
         Raises:
-            VitrailError: ``start`` outside the epoch; while iterating: a broken picture (``on_error="raise"``), a batch
-                of nothing but broken ones, a dead worker, a wait beyond ``timeout_s``.
+            VitrailError: ``start`` outside the epoch; while iterating: a broken picture (``on_error="raise"``), with
+                ``drop_last`` a batch of nothing but broken ones, a dead worker, a wait beyond ``timeout_s``.
+            NothingLeft: without ``drop_last``, at the end of an epoch that this process alone went through: it had none
+                but broken pictures.
         """
         if epoch < 0 or not 0 <= start <= len(self):
             raise VitrailError(f"Batch {start} of epoch {epoch} does not exist; an epoch has {len(self)} batches")
-        return self._run(epoch, start) if self.workers == 0 else self._run_pool(epoch, start)
+        outcomes = self._run(epoch, start) if self.workers == 0 else self._run_pool(epoch, start)
+        return self._batches(outcomes, start)
 
     def close(self) -> None:
         """End the worker processes; a later :meth:`epoch` starts new ones."""
@@ -155,13 +177,33 @@ class Loader:
         self._hands = Hands(self.workers)
         self._reader.hands = self._hands
 
-    def _run(self, epoch: int, start: int) -> Iterator[Batch]:
+    def _batches(self, outcomes: Iterator[Outcome], start: int) -> Iterator[Batch]:
+        """Those of the outcomes that have pictures, from batch ``start`` on."""
+        skipped: list[Skipped] = []
+        whole = not start and self.order.world_size == 1
+        empty = True
+        for number, outcome in enumerate(outcomes, start):
+            if outcome.error is not None:
+                raise outcome.error
+            self._note(outcome)
+            if outcome.images is not None:
+                empty = False
+                yield to_batch(outcome)
+            elif self.order.drop_last:
+                listed = "; ".join(f"{printable(name)}: {reason}" for name, reason in outcome.skipped)
+                raise VitrailError(f"Every picture of batch {number} is broken: {listed}")
+            elif empty and whole:
+                skipped.extend(Skipped(*one) for one in outcome.skipped)
+        if empty and skipped:
+            raise NothingLeft(skipped)
+
+    def _run(self, epoch: int, start: int) -> Iterator[Outcome]:
         pin = torch.cuda.is_available()
         for number, indices in self.order.batches(epoch, start):
             outcome = self._reader[(epoch, number, indices)]
-            yield self._accept(outcome.pin_memory() if pin else outcome)
+            yield outcome.pin_memory() if pin else outcome
 
-    def _run_pool(self, epoch: int, start: int) -> Iterator[Batch]:
+    def _run_pool(self, epoch: int, start: int) -> Iterator[Outcome]:
         self._turn += 1
         turn = self._turn
         self._plan.epoch, self._plan.start = epoch, start
@@ -173,7 +215,7 @@ class Loader:
         for _ in range(start, len(self)):
             if turn != self._turn:
                 raise VitrailError(f"Epoch {epoch} of this loader was ended by a later call of epoch() or close()")
-            yield self._accept(self._receive())
+            yield self._receive()
 
     def _make_pool(self) -> DataLoader[Outcome]:
         return DataLoader(
@@ -231,14 +273,11 @@ class Loader:
             found.append(f"batch {number} of epoch {epoch}: {', '.join(names)}")
         return "; ".join(found) or "nothing (between two batches)"
 
-    def _accept(self, outcome: Outcome) -> Batch:
-        if outcome.error is not None:
-            raise outcome.error
+    def _note(self, outcome: Outcome) -> None:
         for name, reason in outcome.skipped:
             if name not in self._seen:
                 self._seen.add(name)
                 self.skipped.append(Skipped(name, reason))
-        return to_batch(outcome)
 
 
 def _children() -> set[int]:

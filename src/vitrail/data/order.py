@@ -66,7 +66,8 @@ class Order:
     """Which samples are in which batch of which epoch, for one rank.
 
     The epoch's order is cut into global batches of ``batch_size * world_size``, and each rank takes its contiguous
-    part of each. Hence runs with the same global batch see the same samples in every step, whatever the world size.
+    part of each; ``accumulate`` of them in a row make a step. Hence runs with as many samples a step see the same
+    samples in every step and take as many steps, whatever the world size and ``accumulate``.
     A last, smaller global batch (``drop_last=False``) is dealt out as evenly as it goes; when it has fewer samples
     than there are ranks, the last ranks have one batch fewer.
 
@@ -75,9 +76,10 @@ class Order:
         batch_size: samples per batch on each rank.
         seed: of the run.
         shuffle: a new order each epoch, or the source's own.
-        drop_last: leave out the samples that do not fill a global batch.
+        drop_last: leave out the samples that do not fill a step.
         rank: this process's number, from 0.
         world_size: number of processes.
+        accumulate: batches of a rank that make one step.
     """
 
     length: int
@@ -87,6 +89,7 @@ class Order:
     drop_last: bool = True
     rank: int = 0
     world_size: int = 1
+    accumulate: int = 1
 
     def __post_init__(self) -> None:
         if self.length < 1:
@@ -95,22 +98,39 @@ class Order:
             raise VitrailError(f"batch_size must be at least 1, not {self.batch_size}")
         if self.world_size < 1 or not 0 <= self.rank < self.world_size:
             raise VitrailError(f"rank {self.rank} of {self.world_size} processes does not exist")
-        if self.drop_last and self.length < self.global_batch:
-            ranks = f" x {self.world_size} processes = {self.global_batch}" if self.world_size > 1 else ""
+        if self.accumulate < 1:
+            raise VitrailError(f"accumulate must be at least 1, not {self.accumulate}")
+        if self.drop_last and self.length < self.step:
+            together = "" if self.step == self.batch_size else " over all of them"
             raise VitrailError(
-                f"A batch of {self.batch_size}{ranks} is larger than the data set of {self.length} pictures; "
-                f"lower batch_size to at most {self.length // self.world_size}"
+                f"A batch of {self._factors()} is larger than the data set of {self.length} pictures; "
+                f"lower batch_size to at most {self.length}{together}"
             )
 
     @property
     def global_batch(self) -> int:
-        """Samples per step over all ranks."""
+        """Samples per batch over all ranks."""
         return self.batch_size * self.world_size
+
+    @property
+    def step(self) -> int:
+        """Samples per step over all ranks."""
+        return self.global_batch * self.accumulate
 
     def __len__(self) -> int:
         """Batches an epoch on this rank."""
+        if self.drop_last:
+            return self.length // self.step * self.accumulate
         whole, rest = divmod(self.length, self.global_batch)
-        return whole + (not self.drop_last and rest > self.rank)
+        return whole + (rest > self.rank)
+
+    def _factors(self) -> str:
+        factors = f"{self.batch_size}"
+        if self.world_size > 1:
+            factors += f" x {self.world_size} processes"
+        if self.accumulate > 1:
+            factors += f" x accumulate {self.accumulate}"
+        return factors if self.step == self.batch_size else f"{factors} = {self.step}"
 
     def samples(self, epoch: int) -> NDArray[np.int64]:
         """All samples of ``epoch`` in order, for all ranks."""

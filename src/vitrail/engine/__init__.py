@@ -1,6 +1,6 @@
 """The one training loop: optimiser groups, schedule, moving average, precision, checkpoints, several processes, log."""
 
-from .checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from .checkpoint import Checkpoint, load_checkpoint, read_checkpoint, save_checkpoint
 from .config import EngineConfig
 from .distributed import World, close, init, resolve_device
 from .ema import Ema, ema_decay_at
@@ -10,9 +10,11 @@ from .precision import Precision, choose_precision
 from .resume import GLOBAL_BATCH
 from .schedule import schedule_factor, warmup_steps
 from .signals import Interrupted
+from .ways import USUAL, TorchAlone, Ways
 
 __all__ = [
     "GLOBAL_BATCH",
+    "USUAL",
     "Checkpoint",
     "Ema",
     "EngineConfig",
@@ -20,6 +22,8 @@ __all__ = [
     "FitResult",
     "Interrupted",
     "Precision",
+    "TorchAlone",
+    "Ways",
     "World",
     "build_optimiser",
     "choose_precision",
@@ -29,6 +33,7 @@ __all__ = [
     "init",
     "load_checkpoint",
     "parameter_groups",
+    "read_checkpoint",
     "resolve_device",
     "save_checkpoint",
     "schedule_factor",

@@ -75,44 +75,82 @@ def save_checkpoint(folder: Path, tensors: Mapping[str, Tensor], metadata: Mappi
     return current
 
 
-def load_checkpoint(folder: Path, warn: Callable[[str], None]) -> Checkpoint | None:
-    """The newest good checkpoint of ``folder``, or None when there is none at all.
+def read_checkpoint(folder: Path, warn: Callable[[str], None]) -> Checkpoint | None:
+    """The newest good checkpoint of ``folder``, or None when there is none at all; nothing there is changed.
 
-    A damaged ``checkpoint.safetensors`` is set aside as ``checkpoint.damaged.safetensors`` (so that the next save does
-    not push the good one out) and the previous one is taken, with a warning.
+    For a folder that may be another run's. A damaged ``checkpoint.safetensors`` is passed over with a warning.
 
     Raises:
-        VitrailError: there are checkpoints but all are damaged, or they come from a newer format.
+        VitrailError: as :func:`load_checkpoint`.
     """
+    found, fault = _newest(folder)
+    if fault is not None:
+        warn(f"damaged checkpoint passed over ({fault}); taking {folder / PREVIOUS}")
+    return found
+
+
+def load_checkpoint(folder: Path, warn: Callable[[str], None]) -> Checkpoint | None:
+    """The newest good checkpoint of ``folder``, or None when there is none at all, to go on from it there.
+
+    A damaged ``checkpoint.safetensors`` is set aside as ``checkpoint.damaged.safetensors`` (so that the next save does
+    not push the good one out) and the previous one is taken, with a warning. A file that cannot be read here and now
+    (memory, rights, the disk's own faults) is not taken for a damaged one: it may well be whole.
+
+    Raises:
+        VitrailError: there are checkpoints but all are damaged, one cannot be read now, or they come from a newer
+            format.
+    """
+    found, fault = _newest(folder)
+    if fault is not None:
+        try:
+            (folder / CURRENT).replace(folder / DAMAGED)
+        except OSError as error:
+            raise VitrailError(
+                f"the damaged checkpoint ({fault}) cannot be renamed to {DAMAGED} ({error}): make the folder writable"
+            ) from error
+        warn(f"damaged checkpoint set aside as {DAMAGED} ({fault}); going on from {folder / PREVIOUS}")
+    return found
+
+
+def _newest(folder: Path) -> tuple[Checkpoint | None, str | None]:
+    """The newest good checkpoint, and what is wrong with the one before which it comes."""
     faults: list[str] = []
     for name in (CURRENT, PREVIOUS):
         path = folder / name
-        if not path.exists():
-            continue
         try:
             found = _read(path)
+        except FileNotFoundError:
+            continue
         except _Damaged as fault:
             faults.append(f"{path}: {fault}")
             continue
-        if faults:
-            (folder / CURRENT).replace(folder / DAMAGED)
-            warn(f"damaged checkpoint set aside as {DAMAGED} ({faults[0]}); going on from {path}")
-        return found
+        return found, faults[0] if faults else None
     if faults:
         raise VitrailError(
             "no checkpoint can be used: " + "; ".join(faults) + ". Restore one from a backup, or move these files "
             f"away from {folder} (or choose another output folder) to start from the beginning"
         )
-    return None
+    return None, None
 
 
 def _read(path: Path) -> Checkpoint:
+    """The checkpoint in a file.
+
+    Raises:
+        FileNotFoundError: there is none.
+        _Damaged: the file's bytes prove it.
+        VitrailError: the file cannot be read now, or has a newer format.
+    """
     try:
-        with safe_open(path, framework="pt") as file:
-            header = file.metadata() or {}
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
-    except (SafetensorError, OSError, ValueError, RuntimeError) as error:
-        raise _Damaged(f"not readable as safetensors ({error})") from error
+        header, tensors = _content(path)
+    except FileNotFoundError:
+        raise
+    # Of what was read, the library says SafetensorError; torch says RuntimeError where it gets no memory for it.
+    except (OSError, MemoryError, RuntimeError) as error:
+        raise VitrailError(
+            f"{path} cannot be read now ({error}). It may well be whole, so it was left as it is: see to memory, "
+            "rights and the disk, then run the same command again"
+        ) from error
     if _HEADER not in header or "checksum" not in header:
         raise _Damaged("not a checkpoint of this engine (its header lacks the progress or the checksum)")
     document = header[_HEADER]
@@ -124,6 +162,19 @@ def _read(path: Path) -> Checkpoint:
     if metadata["format"] != _FORMAT:
         raise VitrailError(f"{path} has format {metadata['format']}, this version reads {_FORMAT}: upgrade vitrail")
     return Checkpoint(tensors, metadata)
+
+
+def _content(path: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
+    """Header and tensors, as far as the file is one of safetensors."""
+    # The library calls every file that it cannot open missing; this names the true reason.
+    with path.open("rb") as file:
+        file.read(1)
+    try:
+        with safe_open(path, framework="pt") as file:
+            header = file.metadata() or {}
+            return header, {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
+    except SafetensorError as error:
+        raise _Damaged(f"not readable as safetensors ({error})") from error
 
 
 def _checksum(tensors: Mapping[str, Tensor], document: str) -> str:

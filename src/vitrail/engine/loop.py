@@ -19,6 +19,7 @@ from .config import EngineConfig
 from .distributed import World
 from .run import Run
 from .signals import Interrupted, StopRequest
+from .ways import TorchAlone, Ways
 
 Evaluate = Callable[[nn.Module], Mapping[str, float]]
 Observe = Callable[[nn.Module, Progress], None]
@@ -33,6 +34,7 @@ class FitResult:
         metrics: the last evaluation; empty without one.
         steps: optimiser steps of the whole run.
         seconds: wall-clock of this call alone.
+        seconds_before: of the calls that this one goes on from, as far as their checkpoints tell.
         resumed: whether this call went on from a checkpoint.
         checkpoint: the final checkpoint.
         history: ``metrics.csv``.
@@ -42,6 +44,7 @@ class FitResult:
     metrics: Mapping[str, float]
     steps: int
     seconds: float
+    seconds_before: float
     resumed: bool
     checkpoint: Path
     history: Path
@@ -59,6 +62,7 @@ def fit(
     world: World | None = None,
     console: Console | None = None,
     tensorboard: bool = False,
+    ways: Ways | None = None,
 ) -> FitResult:
     """Train ``method`` on ``loader``; go on by itself where ``out`` holds a checkpoint of the same run.
 
@@ -81,6 +85,7 @@ def fit(
         world: from :func:`vitrail.engine.init`; by default it is called here.
         console: where progress is shown; standard error by default.
         tensorboard: also write TensorBoard events, to ``out/tensorboard``.
+        ways: other ways to compute than torch's own; the run keeps to the one that it begins with.
 
     Returns:
         The trained model and what was measured.
@@ -101,7 +106,19 @@ def fit(
     with StopRequest() as stop, torch.random.fork_rng(devices=_cuda_devices(device)):
         try:
             run = Run(
-                method, loader, config, out, evaluate, observe, fingerprint, world, device, console, tensorboard, stop
+                method,
+                loader,
+                config,
+                out,
+                evaluate,
+                observe,
+                fingerprint,
+                world,
+                device,
+                console,
+                tensorboard,
+                stop,
+                ways or TorchAlone(),
             )
             try:
                 run.go()
@@ -114,6 +131,7 @@ def fit(
             metrics=run.metrics,
             steps=run.total_steps,
             seconds=time.perf_counter() - began,
+            seconds_before=run.seconds_before,
             resumed=run.resumed,
             checkpoint=run.checkpoint_path,
             history=run.table_path,

@@ -21,7 +21,7 @@ class Plan:
     """The lengths of a run, in optimiser steps.
 
     Attributes:
-        steps_per_epoch: optimiser steps in an epoch; the last may have fewer batches.
+        steps_per_epoch: optimiser steps in an epoch; the last has fewer batches where the loader's do not divide.
         epochs: epochs.
         accumulate: batches a step, on each rank.
         batches_per_epoch: batches an epoch, on each rank.
@@ -60,6 +60,20 @@ def run_fingerprint(config: EngineConfig, plan: Plan, world: World, caller: Mapp
         "steps_per_epoch": str(plan.steps_per_epoch),
         **{name: str(value) for name, value in caller.items()},
     }
+
+
+def another_division(stored: Mapping[str, str], now: Mapping[str, str]) -> str | None:
+    """What to say of a run that goes on with its batches divided otherwise; None where they are not.
+
+    The pictures of every step stay the same (:data:`GLOBAL_BATCH`); what happens within a part of a batch does not.
+    """
+    if all(stored.get(name) == now.get(name) for name in _BATCH_PARTS):
+        return None
+    before, after = (f"{run.get('world_size')} processes x accumulate {run.get('accumulate')}" for run in (stored, now))
+    return (
+        f"a batch is divided by {after}, in the run so far it was by {before}. The pictures of a step stay the same; "
+        "what is drawn or compared within a part (mixing, dropout, batch norm, contrastive losses) differs"
+    )
 
 
 def check_same_run(stored: Mapping[str, str], now: Mapping[str, str], where: str) -> None:

@@ -20,18 +20,19 @@ from .config import EngineConfig
 from .distributed import World
 from .durable import clean_partial, prepare_folder
 from .ema import Ema
-from .faults import describe_nonfinite, explain_memory, nonfinite_message, write_nonfinite
+from .faults import Kept, Memory, describe_nonfinite, nonfinite_message, write_nonfinite
 from .feed import Feed
 from .history import Meter, MetricsTable
 from .log import Board, Display
 from .optimiser import build_optimiser, set_rates
 from .precision import Precision, choose_precision
 from .randomness import AFTER_STEP, derive_seed, seed_everything
-from .resume import Plan, check_same_run, run_fingerprint
+from .resume import GLOBAL_BATCH, Plan, another_division, check_same_run, run_fingerprint
 from .schedule import schedule_factor, warmup_steps
 from .signals import Abandoned, Interrupted, StopRequest
 from .state import capture, restore
 from .step import Gradients, Stepper, is_finite, wrap
+from .ways import Ways, agree_on_way, use_way
 
 
 class Run:
@@ -51,22 +52,27 @@ class Run:
         console: Console,
         tensorboard: bool,
         stop: StopRequest,
+        ways: Ways,
     ) -> None:
         self._method, self._loader, self._config, self._out = method, loader, config, out
-        self._evaluate, self._observe = evaluate, observe
+        self._evaluate, self._observe, self._ways = evaluate, observe, ways
         self._world, self._device, self._stop = world, device, stop
         self._plan = Plan.of(loader, config)
         self._fingerprint = run_fingerprint(config, self._plan, world, fingerprint)
         self._display = Display(console, silent=not world.is_main, total_steps=self.total_steps)
         self._epoch = self._step = 0
+        self._began = time.monotonic()
         self.metrics: dict[str, float] = {}
         self._meter = Meter()
         world.on_main(self._prepare_out)
         stored = self._load()
         self.resumed = stored is not None
         metadata, tensors = stored or ({}, {})
+        self.seconds_before: float = metadata.get("seconds", 0.0)
         self._precision = self._agree_on_precision(metadata.get("precision"))
         self._display.message(f"training on {device}, {self._precision.reason}")
+        self._way = agree_on_way(ways, metadata.get("way"), device, self._precision.name, world, self._display)
+        self._memory = Memory(config, self._precision.name, device, self._fingerprint.get(GLOBAL_BATCH), world.size)
         method.to(device)
         method.train()
         objective = wrap(method, config, world)
@@ -104,7 +110,7 @@ class Run:
     def go(self) -> None:
         """Train to the end, or to a stop."""
         self._display.begin(self._step)
-        with self._display:
+        with self._display, use_way(self._ways, self._way):
             while self._epoch < self._config.epochs:
                 self._train_epoch()
                 self._end_epoch()
@@ -138,7 +144,7 @@ class Run:
         progress = self._plan.progress(self._epoch, self._step)
         factor = self._factor(self._step)
         set_rates(self._optimiser, factor)
-        with explain_memory(group, self._config, self._precision.name, self._device):
+        with self._memory.explained(group):
             gradients = self._stepper.gradients(group, progress)
             # While the device still works on the backward pass, the next batches are made ready.
             feed.fetch()
@@ -203,9 +209,29 @@ class Run:
 
     def _refuse(self, gradients: Gradients, progress: Progress) -> None:
         bad = self._stepper.non_finite_gradients()
+        self._stepper.take_back()
+        kept = self._keep_the_step_before()
         ranks = self._world.gather(describe_nonfinite(gradients, bad, self._world.rank))
-        path = self._world.on_main(lambda: write_nonfinite(self._out, progress, ranks))
-        raise VitrailError(nonfinite_message(path, progress, ranks))
+        path = self._world.on_main(lambda: write_nonfinite(self._out, progress, ranks, kept))
+        raise VitrailError(nonfinite_message(path, progress, ranks, kept))
+
+    def _keep_the_step_before(self) -> Kept:
+        """Have the run as it was before the step in a checkpoint, so that the same command meets that step again."""
+        place = (self._epoch, self._step)
+        fault = None
+        # Not twice at one place: a run that is started again and again would push out the one before.
+        if self._saved_place != place:
+            # One answer for all ranks, even if their weights should have drifted apart.
+            ill = self._world.on_main(self._stepper.non_finite_weights)
+            if ill:
+                fault = f"not finite already before this step: {', '.join(ill[:5])}{' …' if len(ill) > 5 else ''}"
+            else:
+                try:
+                    self._save()
+                except VitrailError as error:
+                    fault = str(error)
+        last = None if self._saved_place is None else self._saved_place[1]
+        return Kept(self.checkpoint_path, last, fault, self._precision.name, self._way)
 
     def _stop_here(self, exit_code: int) -> None:
         self._save()
@@ -230,7 +256,10 @@ class Run:
             checkpoint = load_checkpoint(self._out, self._display.warning)
             if checkpoint is None:
                 return None
-            check_same_run(checkpoint.metadata["fingerprint"], self._fingerprint, str(self._out))
+            stored = checkpoint.metadata["fingerprint"]
+            check_same_run(stored, self._fingerprint, str(self._out))
+            if differs := another_division(stored, self._fingerprint):
+                self._display.warning(differs)
             tensors = checkpoint.tensors
             return checkpoint.metadata
 
@@ -251,6 +280,8 @@ class Run:
             "step": self._step,
             "ema_updates": 0 if self._ema is None else self._ema.updates,
             "precision": self._precision.name,
+            "way": self._way,
+            "seconds": self.seconds_before + time.monotonic() - self._began,
             "fingerprint": self._fingerprint,
             "metrics": self.metrics,
             "meter": {**meter, "sums": self._world.mean(meter["sums"])},

@@ -106,9 +106,13 @@ class Stepper:
         self._device = device
         self._precision = precision
         self._foreach = False if device.type == "cpu" else None
+        stored = method.state_dict().keys()
+        self._buffers = [name for name, _ in method.named_buffers() if name in stored]
+        self._before: list[Tensor] = []
 
     def gradients(self, group: Sequence[Batch], progress: Progress) -> Gradients:
         """Run the group forward and backward; nothing waits for the device."""
+        self._before = [self._method.get_buffer(name).clone() for name in self._buffers]
         images = round(self._world.sum([sum(len(batch) for batch in group)])[0])
         self._optimiser.zero_grad(set_to_none=True)
         seeds: list[int] = []
@@ -145,6 +149,16 @@ class Stepper:
             self._method.after_step(progress)
         if self._ema is not None:
             self._ema.update()
+
+    @torch.no_grad()
+    def take_back(self) -> None:
+        """Undo what the forward passes of a refused step did to buffers (running statistics, queues)."""
+        for name, before in zip(self._buffers, self._before, strict=True):
+            self._method.get_buffer(name).copy_(before)
+
+    def non_finite_weights(self) -> list[str]:
+        """Names of the parameters, frozen ones too, that hold NaN or Inf."""
+        return [name for name, value in self._method.named_parameters() if not bool(torch.isfinite(value).all())]
 
     def non_finite_gradients(self) -> list[str]:
         """Names of the parameters whose gradient holds NaN or Inf."""

@@ -95,7 +95,9 @@ def pretrain(config: PretrainConfig) -> PretrainResult | None:
         tensorboard=config.tensorboard,
         ways=config.ways(),
     )
-    return finish(parts, fitted, loader, time.perf_counter() - started) if world.is_main else None
+    return (
+        finish(parts, fitted, loader, fitted.seconds_before + time.perf_counter() - started) if world.is_main else None
+    )
 
 
 def starting_point(config: PretrainConfig, entry: Pretraining) -> Start:

@@ -97,7 +97,7 @@ def train(config: TrainConfig) -> TrainResult | None:
     )
     if not world.is_main:
         return None
-    return finish(parts, fitted, loader, measured.latest, time.perf_counter() - started)
+    return finish(parts, fitted, loader, measured.latest, fitted.seconds_before + time.perf_counter() - started)
 
 
 def starting_model(config: TrainConfig, classes: tuple[str, ...]) -> tuple[Backbone, Preprocess]:

@@ -2,28 +2,68 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from tyro.conf import Positional
 
+from vitrail.building import Unavailable
 from vitrail.contracts import Method, VitrailError
-from vitrail.engine import EngineConfig, World
-from vitrail.jobs.inference import Hardware
+from vitrail.engine import USUAL, EngineConfig
 from vitrail.jobs.options import named_values
-from vitrail.jobs.progress import say_once
 from vitrail.jobs.settings import Settings
 from vitrail.nn.attention import attention_kernel
 from vitrail.nn.encoder import recompute_blocks
-from vitrail.speed.native import attention_to_learn_with
+from vitrail.speed.native import attention_to_learn_with, native
 
 FREE = (
     *("workers", "cache", "device", "eval_every", "log_every", "checkpoint_every_s", "tensorboard"),
-    *("report", "fresh", "checkpoint_blocks"),
+    *("report", "fresh", "checkpoint_blocks", "accumulate"),
 )
-"""Options that may differ when a run goes on: they change no result."""
+"""Options that may differ when a run goes on: they change no result, or (accumulate) no more than another number of
+processes does, of which the engine warns."""
+NATIVE = "attention by a native kernel"
+"""The name of that way to compute, see :class:`vitrail.engine.Ways`."""
+
+
+@dataclass(frozen=True)
+class LearningAttention:
+    """How attention is computed in training: as is quickest here when a run begins, and so to its end.
+
+    Attributes:
+        compile: whether the model is compiled. A compiler has ways of its own, into whose graphs a kernel from outside
+            does not fit.
+    """
+
+    compile: bool
+
+    def choose(self, device: torch.device, precision: str) -> tuple[str, str]:
+        """The quickest way and a line about it."""
+        if self.compile or precision != "bf16":
+            return USUAL, ""
+        kernel, said = attention_to_learn_with(device)
+        return (USUAL, "") if kernel is None else (NATIVE, said)
+
+    def lacking(self, name: str, device: torch.device) -> str | None:
+        """Why that way cannot be had on this process; None where it can."""
+        if name != NATIVE:
+            return "this version of vitrail does not know it"
+        if self.compile:
+            return "the model is compiled"
+        if device.type != "cpu":
+            return f"it is for CPUs, not for {device}"
+        try:
+            native()
+        except Unavailable as reason:
+            return str(reason)
+        return None
+
+    def use(self, name: str) -> AbstractContextManager[object]:
+        """The block in which attention is computed in that way."""
+        assert name == NATIVE
+        return attention_kernel(native().attention)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,7 +84,9 @@ class Training(Settings):
     epochs: int = 10
     """Passes over the training pictures."""
     accumulate: int = 1
-    """Parts that a batch is computed in, to save memory; the result is that of the whole batch."""
+    """Parts of a batch that are computed one after the other, to save memory; batch_size stays that of all together.
+    Gradients are the whole batch's, but mixing is drawn for each part, and batch norm and losses that compare pictures
+    (clip, DINOv2's) see one part at a time."""
     lr: float = 2e-4
     """Highest learning rate, that of the head."""
     min_lr: float = 1e-5
@@ -102,21 +144,9 @@ class Training(Settings):
             raise VitrailError(f"checkpoint_blocks: {self.model} has no stack of blocks; leave the option away")
         return method
 
-    @contextmanager
-    def quick_attention(self, world: World) -> Iterator[None]:
-        """Inside the ``with`` block, attention runs as is quickest to learn with here; a line tells of it."""
-        hardware = Hardware.of(self, world)
-        # A compiler has ways of its own, into whose graphs a kernel from outside does not fit.
-        if self.compile or hardware.precision.name != "bf16":
-            yield
-            return
-        way, said = attention_to_learn_with(hardware.device)
-        if way is None:
-            yield
-            return
-        say_once(world, said)
-        with attention_kernel(way):
-            yield
+    def ways(self) -> LearningAttention:
+        """The ways that training has to compute, for :func:`vitrail.engine.fit`."""
+        return LearningAttention(self.compile)
 
     def engine(self) -> EngineConfig:
         """Length, rates and habits of the run."""

@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 
 from vitrail.contracts import Method, VitrailError
-from vitrail.engine import load_checkpoint
+from vitrail.engine import read_checkpoint
 from vitrail.jobs.progress import say
 
 _METHOD = "method/"
@@ -25,7 +25,8 @@ def take_heads(method: Method, folder: Path, parts: tuple[str, ...]) -> None:
     Raises:
         VitrailError: no checkpoint there, of another method, or with heads of another size.
     """
-    checkpoint = load_checkpoint(folder, say) if folder.is_dir() else None
+    # That folder is another run's, which may still be going on: nothing in it is renamed.
+    checkpoint = read_checkpoint(folder, say) if folder.is_dir() else None
     if checkpoint is None:
         raise VitrailError(f"heads={folder}: there is no checkpoint of an earlier run in that folder")
     state = method.state_dict()
