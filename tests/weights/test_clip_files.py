@@ -154,12 +154,13 @@ def test_the_end_token_of_clips_first_files_is_the_highest_number(tmp_path: Path
 
 
 def test_a_larger_vocabulary_is_its_successors() -> None:
+    from vitrail.weights.account import Account
     from vitrail.weights.infer_clip import TextHints, TowerHints, infer_pair
 
     model = pair("siglip_vit_base_patch16_224")
     state = {**model.state_dict(), "text.token_embed.weight": torch.empty(256_000, 12, device="meta")}
     hints = TowerHints("gelu_tanh", 1e-6, "bicubic", num_heads=2)
-    config = infer_pair(state, hints, TextHints(num_heads=2), "here")
+    config = infer_pair(state, hints, TextHints(num_heads=2), Account("here", "x"))
     assert (config.pad_token, config.end_token, config.clean) == (0, 1, "lower")
 
 

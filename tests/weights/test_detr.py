@@ -132,6 +132,43 @@ def test_dilation_is_the_name_s_affair_and_other_depths_are_refused(tmp_path: Pa
         create_model("detr_resnet50", pretrained=tmp_path / "detr.pth")
 
 
+def test_a_stride_that_the_file_does_not_tell_is_said_until_it_is_known(tmp_path: Path) -> None:
+    note = "assumed: stride in the last stage; pass dilation=True for DC5"
+    expected = model(depths=(1, 1, 1, 1), dilation=True)
+    torch.save({"model": of_the_authors(expected)}, tmp_path / "dc5.pth")
+    guessed = load_checkpoint(tmp_path / "dc5.pth")
+    assert note in guessed.account.notes and not guessed.model.config.dilation
+    for told in (True, False):
+        assert note not in load_pretrained(tmp_path / "dc5.pth", dilation=told).account.notes
+    numbers = {name: getattr(SMALL, name) for name in ("embed_dim", "encoder_depth", "decoder_depth", "num_heads")}
+    known = load_pretrained("detr_resnet50_dc5", tmp_path / "dc5.pth", **numbers, depths=(1, 1, 1, 1))
+    assert known.account.notes == ["the weights are those under 'model'"]
+    images = pictures(96, 128)
+    with torch.no_grad():
+        assert torch.equal(known.model(images).boxes, expected.eval()(images).boxes)
+        assert not torch.equal(guessed.model(images).boxes, expected(images).boxes)
+
+
+def test_config_json_tells_the_stride(tmp_path: Path) -> None:
+    Artefact(model(depths=(2, 2, 2, 2)), (), PREPROCESS).save_pretrained(tmp_path / "m")
+    convert(tmp_path / "m", tmp_path / "hf", to="transformers")
+    assert not any("DC5" in note for note in load_checkpoint(tmp_path / "hf").account.notes)
+    (tmp_path / "hf" / "config.json").unlink()
+    assert any("DC5" in note for note in load_checkpoint(tmp_path / "hf").account.notes)
+
+
+def test_heads_that_were_a_guess_give_way(tmp_path: Path) -> None:
+    expected = model(num_heads=2)
+    torch.save({"model": of_the_authors(expected)}, tmp_path / "detr.pth")
+    assert (
+        "num_heads is not in the file: 1 assumed (width / 32)" in load_checkpoint(tmp_path / "detr.pth").account.notes
+    )
+    right = load_pretrained(tmp_path / "detr.pth", num_heads=2)
+    assert not any("num_heads" in note for note in right.account.notes)
+    with torch.no_grad():
+        assert torch.equal(right.model(pictures(64, 96)).boxes, expected.eval()(pictures(64, 96)).boxes)
+
+
 def test_the_published_layout_fits_the_published_size(tmp_path: Path) -> None:
     """All names of the 41.5 million weights, as zeros: what the authors' file has, no more and no less."""
     with torch.device("meta"):

@@ -175,6 +175,15 @@ def test_heads_that_shapes_do_not_tell_are_asked_for(tmp_path: Path) -> None:
     assert_reads(tmp_path / "DiT.pt", expected)
 
 
+def test_heads_that_were_a_guess_are_said_and_give_way(tmp_path: Path) -> None:
+    expected = model(num_heads=12)
+    torch.save(authors(expected), tmp_path / "DiT.pt")
+    note = "num_heads is not in the file: 6 assumed (width / 64)"
+    assert note in load_checkpoint(tmp_path / "DiT.pt").account.notes
+    right = load_pretrained(tmp_path / "DiT.pt", num_heads=12)
+    assert right.model.config == expected.config and note not in right.account.notes
+
+
 def test_no_other_format_takes_these_names_and_dit_takes_no_others() -> None:
     assert recognise(authors(model())).name == "DiT by its authors"
     assert recognise(diffusers(model())).name == "DiT in diffusers"

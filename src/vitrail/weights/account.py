@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 
@@ -17,6 +18,8 @@ class Account:
         missing: our name to what stands there instead, for weights that the file does not have.
         changed: our name to what was done to it on the way (positions resized, channels summed …).
         notes: what else the reader should know.
+        assumed: field of the config that neither the file nor what lies beside it tells, to the note that says what
+            stands in for it: what the caller names counts more (:meth:`settle`).
     """
 
     source: str
@@ -26,6 +29,7 @@ class Account:
     missing: dict[str, str] = field(default_factory=dict)
     changed: dict[str, str] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
+    assumed: dict[str, str] = field(default_factory=dict)
 
     def __str__(self) -> str:
         """A few lines for people: counts, and whatever is not a plain translation, grouped by its reason."""
@@ -34,6 +38,16 @@ class Account:
             for reason, names in _by_reason(entries).items():
                 lines.append(f"  {title}: {shorten(names)}: {reason}")
         return "\n".join([*lines, *(f"  note: {note}" for note in self.notes)])
+
+    def assume(self, field_name: str, note: str) -> None:
+        """Say that a field of the config is a guess."""
+        self.assumed[field_name] = note
+        self.notes.append(note)
+
+    def settle(self, field_names: Iterable[str]) -> None:
+        """Take back what was assumed of fields that are known by now."""
+        for name in self.assumed.keys() & set(field_names):
+            self.notes.remove(self.assumed.pop(name))
 
     def drop(self, our_name: str, reason: str) -> None:
         """Turn translated tensors that end up as ``our_name`` into dropped ones."""

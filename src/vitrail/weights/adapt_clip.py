@@ -52,6 +52,7 @@ def tower_of_vit(found: Translated) -> Translated:
     differ = [name for name in (*same, "layer_scale", "mask_token") if getattr(config, name) != getattr(plain, name)]
     if differ:
         raise CheckpointError(f"{found.account.source}: no image tower of SigLIP: another {', '.join(differ)}")
+    found.account.settle(["activation"])
     found.account.notes.append("the activation is the tanh form of the GELU, with which SigLIP was trained")
     return replace(
         found,
@@ -70,6 +71,7 @@ def tower_of_vit(found: Translated) -> Translated:
             activation="gelu_tanh",
             embed_norm=False,
             pos_resize=config.pos_resize,
+            fit=config.fit,
         ),
     )
 

@@ -60,7 +60,7 @@ def read(raw: Raw) -> Translated:
     state = translate(tensors, rows, DROPS, account)
     heads, text_heads = (tensors[tower + QUERY].shape[1] for tower in (IMAGE, TEXT))
     hints = TowerHints("gelu_tanh", 1e-6, "bicubic_antialias", num_heads=heads)
-    config = infer_pair(state, hints, TextHints(num_heads=text_heads), account.source)
+    config = infer_pair(state, hints, TextHints(num_heads=text_heads), account)
     return Translated(config, state, account, (), authors_preprocess(config))
 
 

@@ -213,7 +213,7 @@ def read_authors(raw: Raw) -> Translated:
         ours = [account.translated.pop(part) for part in _parts(name) if part in account.translated]
         if ours:
             account.translated[name] = "+".join(ours)
-    config = _config(state, depths, {}, account.source)
+    config = _config(state, depths, {}, account)
     return Translated(config, state, account, COCO if config.num_classes == len(COCO) else (), PREPROCESS)
 
 
@@ -242,7 +242,7 @@ def read_transformers(raw: Raw) -> Translated:
     depths = backbone.depths(raw.tensors)
     counts = (blocks_in(raw.tensors, rf"model\.{kind}\.layers\.(\d+)\.") for kind in ("encoder", "decoder"))
     state = translate(raw.tensors, TRANSFORMERS.table(backbone, depths, *counts), DROPS, account)
-    config = _config(state, depths, raw.config, account.source)
+    config = _config(state, depths, raw.config, account)
     classes = classes_of(raw.config)
     if "id2label" not in raw.config and config.num_classes == len(COCO):
         classes = COCO
@@ -264,8 +264,9 @@ def _require_detr(raw: Raw) -> None:
         raise CheckpointError(f"{raw.path}: config.json says {'; '.join(found)}: no DETR that can be had here")
 
 
-def _config(state: State, depths: tuple[int, ...], stored: Mapping[str, object], source: str) -> DetrConfig:
+def _config(state: State, depths: tuple[int, ...], stored: Mapping[str, object], account: Account) -> DetrConfig:
     """The architecture from the shapes, and from ``config.json`` what they do not tell."""
+    source = account.source
     required = ("query_embed", "backbone.conv1.weight", "encoder.0.mlp.fc1.weight", "decoder.0.norm1.weight", HEAD[0])
     absent = [name for name in required if name not in state]
     if absent or min(depths) < 1:
@@ -273,12 +274,9 @@ def _config(state: State, depths: tuple[int, ...], stored: Mapping[str, object],
         raise CheckpointError(f"{source}: incomplete: there is nothing that could be {lacking}")
     queries, dim = state["query_embed"].shape
     hidden = state["encoder.0.mlp.fc1.weight"].shape[0]
+    if not stored:
+        account.assume("dilation", "assumed: stride in the last stage; pass dilation=True for DC5")
     heads = stored.get("encoder_attention_heads")
-    if not isinstance(heads, int) and dim % 32:
-        raise CheckpointError(
-            f"{source}: how many heads {dim}-wide tokens have does not follow from the shapes: "
-            "put a config.json with encoder_attention_heads and decoder_attention_heads beside the file"
-        )
     ratio = hidden / dim
     return DetrConfig(
         in_channels=state["backbone.conv1.weight"].shape[1],
@@ -286,13 +284,23 @@ def _config(state: State, depths: tuple[int, ...], stored: Mapping[str, object],
         depths=depths,
         dilation=bool(stored.get("dilation")),
         embed_dim=dim,
-        num_heads=heads if isinstance(heads, int) else dim // 32,
+        num_heads=heads if isinstance(heads, int) else _heads(dim, account),
         encoder_depth=blocks_in(state, r"encoder\.(\d+)\."),
         decoder_depth=blocks_in(state, r"decoder\.(\d+)\."),
         # The width is int(dim * ratio): a ratio that rounded down would lose one column.
         mlp_ratio=ratio if int(dim * ratio) == hidden else math.nextafter(ratio, math.inf),
         num_queries=queries,
     )
+
+
+def _heads(dim: int, account: Account) -> int:
+    if dim % 32:
+        raise CheckpointError(
+            f"{account.source}: how many heads {dim}-wide tokens have does not follow from the shapes: "
+            "put a config.json with encoder_attention_heads and decoder_attention_heads beside the file"
+        )
+    account.assume("num_heads", f"num_heads is not in the file: {dim // 32} assumed (width / 32)")
+    return dim // 32
 
 
 AUTHORS_FORMAT = Format("DETR by its authors", recognises_authors, read_authors)

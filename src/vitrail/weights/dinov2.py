@@ -42,7 +42,7 @@ def read(raw: Raw) -> Translated:
     }
     state = translate(tensors, expand(TABLE, blocks_in(tensors, r"blocks\.(\d+)\.")), DROPS, account)
     hints = Hints(pos_resize="bicubic_antialias" if "reg_token" in state else "bicubic_offset")
-    return Translated(infer_config(state, hints, account.source), state, account)
+    return Translated(infer_config(state, hints, account), state, account)
 
 
 FORMAT = Format("DINO or DINOv2 by its authors", recognises, read)

@@ -18,9 +18,10 @@ from vitrail.nn.embed import as_pair
 from vitrail.nn.rotary import RotaryGrid
 from vitrail.weights.account import Account
 from vitrail.weights.files import CheckpointError, Raw
-from vitrail.weights.infer import Hints, mlp_of, simplest
+from vitrail.weights.infer import Hints, heads_of, mlp_of, simplest
 from vitrail.weights.names import Format, Name, State, Translated, blocks_in, both, expand, translate
 from vitrail.weights.timm import classes_of, hints_of
+from vitrail.weights.timm_names import require_readable
 
 NORM_EPS = 1e-5
 BASE = 100.0
@@ -166,6 +167,7 @@ def timm_recognises(names: frozenset[str]) -> bool:
 def read_timm(raw: Raw) -> Translated:
     """timm's DINOv3; a classifier reads the mean of the patches unless a ``config.json`` says otherwise."""
     account = Account(str(raw.path), TIMM_FORMAT.name)
+    require_readable(raw)
     table = expand(timm_table(any(".fc1_g." in name for name in raw.tensors)), blocks_in(raw.tensors, BLOCKS))
     state = translate(raw.tensors, table, {}, account)
     hints = hints_of(raw)
@@ -187,7 +189,7 @@ def _config(state: State, hints: Hints, account: Account, base: float = BASE) ->
     if projection.ndim != 4:
         raise CheckpointError(f"{source}: the patch projection has shape {tuple(projection.shape)}, not 4 dimensions")
     dim, channels, *patch = projection.shape
-    heads = hints.num_heads or _heads(state, dim, source)
+    heads = hints.num_heads or _heads(state, dim, account)
     mlp, ratio = mlp_of(state, dim, source)
     if "rope.periods" not in state:
         state["rope.periods"] = RotaryGrid(dim // heads, base).periods
@@ -214,16 +216,9 @@ def _config(state: State, hints: Hints, account: Account, base: float = BASE) ->
     )
 
 
-def _heads(state: Mapping[str, Tensor], dim: int, source: str) -> int:
+def _heads(state: Mapping[str, Tensor], dim: int, account: Account) -> int:
     periods = state.get("rope.periods")
-    if periods is not None:
-        return dim // (4 * len(periods))
-    if dim not in HEADS and dim % 64:
-        raise CheckpointError(
-            f"{source}: how many heads {dim}-wide tokens have does not follow from the shapes: "
-            "put a config.json with num_attention_heads (or num_heads) beside the file"
-        )
-    return HEADS.get(dim, dim // 64)
+    return heads_of(dim, account, published=HEADS) if periods is None else dim // (4 * len(periods))
 
 
 def same_periods(state: Mapping[str, Tensor], config: DINOv3Config) -> bool:

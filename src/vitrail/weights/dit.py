@@ -119,15 +119,15 @@ def _translated(state: State, beside: Mapping[str, Any], account: Account) -> Tr
     absent = [name for name in REQUIRED if name not in state]
     if absent:
         raise CheckpointError(f"{account.source}: incomplete: there is nothing that could be {', '.join(absent)}")
-    config = _infer(state, beside, account.source)
+    config = _infer(state, beside, account)
     # Latents are no pictures: nothing is normalised.
     bands = config.in_channels
     preprocess = Preprocess(size=as_pair(config.img_size), crop=1.0, mean=(0.0,) * bands, std=(1.0,) * bands)
     return Translated(config, state, account, preprocess=preprocess)
 
 
-def _infer(state: Mapping[str, Tensor], beside: Mapping[str, Any], source: str) -> DiTConfig:
-    projection = state["patch_embed.proj.weight"]
+def _infer(state: Mapping[str, Tensor], beside: Mapping[str, Any], account: Account) -> DiTConfig:
+    source, projection = account.source, state["patch_embed.proj.weight"]
     if projection.ndim != 4:
         raise CheckpointError(f"{source}: the patch projection has shape {tuple(projection.shape)}, not 4 dimensions")
     dim, channels, height, width = projection.shape
@@ -141,12 +141,7 @@ def _infer(state: Mapping[str, Tensor], beside: Mapping[str, Any], source: str) 
     side = math.isqrt(rows)
     if side * side != rows:
         raise CheckpointError(f"{source}: the position table has {rows} rows, which is no square grid")
-    heads = beside.get("num_attention_heads") or beside.get("num_heads") or HEADS_BY_WIDTH.get(dim)
-    if heads is None:
-        raise CheckpointError(
-            f"{source}: how many heads {dim}-wide tokens have does not follow from the shapes: put a config.json with "
-            "num_heads beside the file"
-        )
+    heads = beside.get("num_attention_heads") or beside.get("num_heads") or _heads(dim, account)
     return DiTConfig(
         img_size=side * height if height == width else (side * height, side * width),
         in_channels=channels,
@@ -159,6 +154,17 @@ def _infer(state: Mapping[str, Tensor], beside: Mapping[str, Any], source: str) 
         frequencies=state["time_embed.fc1.weight"].shape[1],
         learn_sigma=out == 2 * channels,
     )
+
+
+def _heads(dim: int, account: Account) -> int:
+    heads = HEADS_BY_WIDTH.get(dim)
+    if heads is None:
+        raise CheckpointError(
+            f"{account.source}: how many heads {dim}-wide tokens have does not follow from the shapes: put a "
+            "config.json with num_heads beside the file"
+        )
+    account.assume("num_heads", f"num_heads is not in the file: {heads} assumed (width / {dim // heads})")
+    return heads
 
 
 def _fit(state: State, source: DiTConfig, target: DiTConfig, account: Account) -> None:

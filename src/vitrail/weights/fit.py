@@ -71,7 +71,12 @@ FRESH = "not in the checkpoint: initialised anew"
 def of_family(found: Translated, named: ModelConfig) -> Translated:
     """The weights of the named architecture's family, taken out of another's where they are a part of it."""
     take = ADAPTATIONS[type(named)].takes.get(type(found.config))
-    return found if take is None else take(found)
+    if take is None:
+        return found
+    taken = take(found)
+    account = taken.account
+    account.settle(account.assumed.keys() - {field.name for field in fields(taken.config)})  # Of what was left behind.
+    return taken
 
 
 def asked_for(found: Translated, named: ModelConfig) -> ModelConfig:
@@ -89,10 +94,16 @@ def asked_for(found: Translated, named: ModelConfig) -> ModelConfig:
     return replace(named, **{name: getattr(found.config, name) for name in fields_of_file})
 
 
+def told_by_name(named: ModelConfig) -> set[str]:
+    """Fields that the name of an architecture tells; in the others its checkpoint knows better."""
+    return {field.name for field in fields(named)} - ADAPTATIONS[type(named)].from_the_file
+
+
 def fit_to(found: Translated, target: ModelConfig) -> State:
     """The found weights for a model of ``target``; weights that have to be made anew are left out.
 
-    What is changed, dropped or missing goes into ``found.account``.
+    What was only assumed of the found ones gives way to ``target``. What is changed, dropped or missing goes into
+    ``found.account``.
 
     Raises:
         CheckpointError: another architecture, naming the fields that differ.
@@ -127,7 +138,7 @@ def _require_same_architecture(
     differ = [
         f"{field.name} {getattr(source, field.name)} (asked for: {getattr(target, field.name)})"
         for field in fields(target)
-        if field.name not in adaptation.adaptable
+        if field.name not in adaptation.adaptable | account.assumed.keys()
         and not _same(field.name, getattr(source, field.name), getattr(target, field.name))
     ]
     if differ:

@@ -26,7 +26,6 @@ from vitrail.weights import (
     open_clip,
     sam,
     swin,
-    timm,
     timm_tower,
     videomae,
 )
@@ -56,7 +55,7 @@ FORMATS: tuple[Format, ...] = (
     big_vision.FORMAT,
     google.FORMAT,
     timm_tower.FORMAT,
-    timm.FORMAT,
+    timm_tower.UNNORMED,
 )
 
 

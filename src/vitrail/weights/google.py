@@ -143,7 +143,7 @@ def read(raw: Raw) -> Translated:
     query = f"Transformer/encoderblock_0/MultiHeadDotProductAttention_{0 if big_vision else 1}/query/kernel"
     heads = tensors[query].shape[1] if query in tensors else None
     state = translate(tensors, rows, DROPS, account)
-    return Translated(infer_config(state, Hints(num_heads=heads), account.source), state, account)
+    return Translated(infer_config(state, Hints(num_heads=heads), account), state, account)
 
 
 def unstacked(tensors: Mapping[str, Tensor], root: str) -> dict[str, Tensor]:

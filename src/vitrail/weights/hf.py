@@ -161,7 +161,7 @@ def read(raw: Raw) -> Translated:
         rows = [row for row in rows if not row.ours.startswith("head")]
         drops[r"classifier\.(weight|bias)"] = "one head on a model of two tokens: put a new one on with num_classes"
     state = translate(raw.tensors, rows, drops, account)
-    config = infer_config(state, _hints(raw, FAMILIES[kind]), account.source)
+    config = infer_config(state, _hints(raw, FAMILIES[kind]), account)
     return Translated(config, state, account, classes_of(raw.config))
 
 

@@ -109,13 +109,13 @@ def read(raw: Raw) -> Translated:
     vision = numbers(raw.config, "vision_config") or raw.config
     hints = _hints(vision, siglip, str(raw.path))
     if not text_depth:
-        config = infer_tower(state, hints, account.source)
+        config = infer_tower(state, hints, account)
         return Translated(config, state, account, preprocess=authors_preprocess(config))
     words = numbers(raw.config, "text_config")
     _require_agreement(vision, words, siglip, account.source)
     table = state.get("text.token_embed.weight")
     text = _text_hints(words, 0 if table is None else table.shape[0], siglip)
-    pair = infer_pair(state, hints, text, account.source)
+    pair = infer_pair(state, hints, text, account)
     return Translated(pair, state, account, (), authors_preprocess(pair), tokenizer_files(raw))
 
 

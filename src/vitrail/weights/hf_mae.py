@@ -77,7 +77,7 @@ def read(raw: Raw) -> Translated:
         num_heads=config.get("num_attention_heads"),
         img_size=None if "image_size" not in config else _pair(config["image_size"]),
     )
-    found = infer_autoencoder(state, hints, config.get("decoder_num_attention_heads"), account.source)
+    found = infer_autoencoder(state, hints, config.get("decoder_num_attention_heads"), account)
     return Translated(replace(found, mask_ratio=float(config.get("mask_ratio", found.mask_ratio))), state, account)
 
 

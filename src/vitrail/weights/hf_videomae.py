@@ -92,10 +92,10 @@ def read(raw: Raw) -> Translated:
     hints = ClipHints.of(config, NORM_EPS, LAST_NORM_EPS, account)
     if "encoder_to_decoder.weight" not in names:
         state = translate(raw.tensors, [*behind(encoder, "", prefix), *HEAD], {}, account)
-        return Translated(infer_video(state, hints, account.source), state, account, classes_of(config))
+        return Translated(infer_video(state, hints, account), state, account, classes_of(config))
     decoder = expand(DECODER, blocks_in(names, r"decoder\.decoder_layers\.(\d+)\."))
     state = translate(raw.tensors, [*behind(encoder, "encoder.", prefix), *decoder], {}, account)
-    return Translated(infer_videomae(state, hints, account.source), state, account)
+    return Translated(infer_videomae(state, hints, account), state, account)
 
 
 # ---------------------------------------------------------------------- writing

@@ -10,8 +10,10 @@ from torch import Tensor
 
 from vitrail.heads import PoolName
 from vitrail.models import ViTConfig
+from vitrail.nn.embed import FitName
 from vitrail.nn.mlp import MlpName, swiglu_hidden
 from vitrail.nn.position import ResizeName
+from vitrail.weights.account import Account
 from vitrail.weights.files import CheckpointError
 from vitrail.weights.names import blocks_in
 
@@ -38,17 +40,18 @@ class Hints:
     pool: PoolName | None = None
 
 
-def infer_config(state: Mapping[str, Tensor], hints: Hints, source: str) -> ViTConfig:
+def infer_config(state: Mapping[str, Tensor], hints: Hints, account: Account) -> ViTConfig:
     """The config whose model has exactly these weights.
 
     Args:
         state: by our names.
         hints: of the format.
-        source: for messages.
+        account: says where the weights come from, and gets what had to be guessed.
 
     Raises:
         CheckpointError: a weight that every Vision Transformer has is missing, or the shapes contradict each other.
     """
+    source = account.source
     required = ("patch_embed.proj.weight", "pos_embed", "blocks.0.norm1.weight", "blocks.0.attn.qkv.weight")
     absent = [name for name in required if name not in state]
     if absent:
@@ -71,7 +74,7 @@ def infer_config(state: Mapping[str, Tensor], hints: Hints, source: str) -> ViTC
         num_classes=0 if head is None else head.shape[0],
         embed_dim=dim,
         depth=blocks_in(state, r"blocks\.(\d+)\."),
-        num_heads=hints.num_heads or _heads(state, dim, source),
+        num_heads=hints.num_heads or _heads(state, dim, account),
         mlp_ratio=ratio,
         mlp=mlp,
         block="pre_norm" if "blocks.0.norm2.weight" in state else "parallel",
@@ -84,6 +87,7 @@ def infer_config(state: Mapping[str, Tensor], hints: Hints, source: str) -> ViTC
         mask_token="mask_token" in state,
         class_position=class_position,
         pos_resize=hints.pos_resize,
+        fit=fit_of(img_size, patch_size),
         pool=pool,
         pool_norm="fc_norm.weight" in state,
         norm_eps=hints.norm_eps,
@@ -93,6 +97,11 @@ def infer_config(state: Mapping[str, Tensor], hints: Hints, source: str) -> ViTC
 def simplest(size: tuple[int, int]) -> int | tuple[int, int]:
     """One number for a square."""
     return size[0] if size[0] == size[1] else size
+
+
+def fit_of(img_size: tuple[int, int], patch_size: tuple[int, int]) -> FitName:
+    """How a model takes pictures of its own size: what patches leave over is cut off (So400m/14 at 384)."""
+    return "cut" if any(side % step for side, step in zip(img_size, patch_size, strict=True)) else "error"
 
 
 def _positions(
@@ -136,36 +145,38 @@ def mlp_ratio(hidden: int, dim: int) -> float:
     return ratio if int(dim * ratio) == hidden else math.nextafter(ratio, math.inf)
 
 
-def _heads(state: Mapping[str, Tensor], dim: int, source: str) -> int:
+def _heads(state: Mapping[str, Tensor], dim: int, account: Account) -> int:
     norm = state.get("blocks.0.attn.q_norm.weight")
     if norm is not None and norm.shape[0] < dim:
         return dim // norm.shape[0]
-    return heads_of(dim, source)
+    return heads_of(dim, account)
 
 
 def heads_of(
     dim: int,
-    source: str,
+    account: Account,
+    field: str = "num_heads",
     published: Mapping[int, int] = HEADS_BY_WIDTH,
     key: str = "num_attention_heads (or num_heads)",
 ) -> int:
-    """Heads of the published size of a width, else as many as are 64 wide.
+    """Heads of the published size of a width, else as many as are 64 wide: a guess, of which the account says so.
 
     Args:
         dim: width of a token.
-        source: for messages.
+        account: gets the note.
+        field: of the config, whose number this is.
         published: heads by width.
         key: what would say it in a ``config.json``.
 
     Raises:
         CheckpointError: neither is possible.
     """
-    if dim in published:
-        return published[dim]
-    if dim % 64 == 0:
-        return dim // 64
+    heads = published.get(dim, 0 if dim % 64 else dim // 64)
+    if heads:
+        account.assume(field, f"{field} is not in the file: {heads} assumed (width / {dim // heads})")
+        return heads
     raise CheckpointError(
-        f"{source}: how many heads {dim}-wide tokens have does not follow from the shapes: "
+        f"{account.source}: how many heads {dim}-wide tokens have does not follow from the shapes: "
         f"put a config.json with {key} beside the file"
     )
 

@@ -10,12 +10,14 @@ from typing import Any, Literal
 from torch import Tensor
 
 from vitrail.data.preprocess import HALF_MEAN, HALF_STD, Preprocess
+from vitrail.heads import PoolName
 from vitrail.models import DualEncoderConfig, ImageTowerConfig
 from vitrail.nn.activation import ActivationName
 from vitrail.nn.embed import as_pair
 from vitrail.nn.position import ResizeName
+from vitrail.weights.account import Account
 from vitrail.weights.files import CheckpointError, Raw
-from vitrail.weights.infer import heads_of, mlp_ratio, simplest
+from vitrail.weights.infer import fit_of, heads_of, mlp_ratio, simplest
 from vitrail.weights.names import State, blocks_in
 
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
@@ -39,6 +41,7 @@ class TowerHints:
         pos_resize: the format's way of resizing positions.
         num_heads: heads of a block.
         img_size: pixels that the positions were learned on.
+        pool: what a classifier reads.
     """
 
     activation: ActivationName
@@ -46,6 +49,7 @@ class TowerHints:
     pos_resize: ResizeName
     num_heads: int | None = None
     img_size: int | tuple[int, int] | None = None
+    pool: PoolName | None = None
 
 
 @dataclass(frozen=True)
@@ -94,17 +98,17 @@ def _require(state: Mapping[str, Tensor], names: Sequence[str], source: str) -> 
         raise CheckpointError(f"{source}: incomplete: there is nothing that could be {', '.join(absent)}")
 
 
-def infer_tower(state: Mapping[str, Tensor], hints: TowerHints, source: str) -> ImageTowerConfig:
+def infer_tower(state: Mapping[str, Tensor], hints: TowerHints, account: Account) -> ImageTowerConfig:
     """The config whose model has exactly these weights.
 
     Raises:
         CheckpointError: a weight that every image tower has is missing.
     """
+    source = account.source
     _require(state, ("patch_embed.proj.weight", "pos_embed", "blocks.0.mlp.fc1.weight"), source)
     dim, channels, *patch = state["patch_embed.proj.weight"].shape
     patch_size = (patch[0], patch[1])
     class_token = "cls_token" in state
-    attention = "attn_pool.latent" in state
     head = state.get("head.weight")
     img_size = _image_size(state["pos_embed"].shape[1] - class_token, patch_size, hints.img_size, source)
     return ImageTowerConfig(
@@ -114,17 +118,23 @@ def infer_tower(state: Mapping[str, Tensor], hints: TowerHints, source: str) -> 
         num_classes=0 if head is None else head.shape[0],
         embed_dim=dim,
         depth=blocks_in(state, r"blocks\.(\d+)\."),
-        num_heads=hints.num_heads or heads_of(dim, source),
+        num_heads=hints.num_heads or heads_of(dim, account),
         mlp_ratio=mlp_ratio(state["blocks.0.mlp.fc1.weight"].shape[0], dim),
         class_token=class_token,
-        pool="attention" if attention else "class" if class_token and "fc_norm.weight" not in state else "mean",
+        pool=hints.pool or _pool(state, class_token),
         pool_norm="fc_norm.weight" in state,
         norm_eps=hints.norm_eps,
         activation=hints.activation,
         embed_norm="norm_pre.weight" in state,
         pos_resize=hints.pos_resize,
-        fit="cut" if any(side % step for side, step in zip(img_size, patch_size, strict=True)) else "error",
+        fit=fit_of(img_size, patch_size),
     )
+
+
+def _pool(state: Mapping[str, Tensor], class_token: bool) -> PoolName:
+    if "attn_pool.latent" in state:
+        return "attention"
+    return "class" if class_token and "fc_norm.weight" not in state else "mean"
 
 
 def _image_size(rows: int, patch: tuple[int, int], told: int | tuple[int, int] | None, source: str) -> tuple[int, int]:
@@ -141,15 +151,15 @@ def _image_size(rows: int, patch: tuple[int, int], told: int | tuple[int, int] |
     return side * patch[0], side * patch[1]
 
 
-def infer_pair(state: Mapping[str, Tensor], image: TowerHints, text: TextHints, source: str) -> DualEncoderConfig:
+def infer_pair(state: Mapping[str, Tensor], image: TowerHints, text: TextHints, account: Account) -> DualEncoderConfig:
     """The config of a pair: of SigLIP's kind where the image tower pools by attention, else of CLIP's.
 
     Raises:
         CheckpointError: a weight that every pair has is missing.
     """
-    tower = infer_tower(part_of(state, "image"), image, source)
+    tower = infer_tower(part_of(state, "image"), image, account)
     names = ("text.token_embed.weight", "text.pos_embed", "text.blocks.0.mlp.fc1.weight", "text_proj.weight")
-    _require(state, names, source)
+    _require(state, names, account.source)
     vocab, dim = state["text.token_embed.weight"].shape
     siglip = tower.pool == "attention"
     last = 1 if siglip else vocab - 1
@@ -159,7 +169,7 @@ def infer_pair(state: Mapping[str, Tensor], image: TowerHints, text: TextHints, 
         **asdict(tower),
         text_dim=dim,
         text_depth=blocks_in(state, r"text\.blocks\.(\d+)\."),
-        text_heads=text.num_heads or heads_of(dim, source),
+        text_heads=text.num_heads or heads_of(dim, account, "text_heads"),
         text_mlp_ratio=mlp_ratio(state["text.blocks.0.mlp.fc1.weight"].shape[0], dim),
         vocab_size=vocab,
         context_length=state["text.pos_embed"].shape[1],

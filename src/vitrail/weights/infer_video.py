@@ -55,17 +55,18 @@ class ClipHints:
         )
 
 
-def infer_video(state: Mapping[str, Tensor], hints: ClipHints, source: str) -> VideoConfig:
+def infer_video(state: Mapping[str, Tensor], hints: ClipHints, account: Account) -> VideoConfig:
     """The config whose model has exactly these weights.
 
     Args:
         state: by our names.
         hints: of the format.
-        source: for messages.
+        account: says where the weights come from, and gets what had to be guessed.
 
     Raises:
         CheckpointError: a weight that every video transformer has is missing, or this is none.
     """
+    source = account.source
     _require(state, ("patch_embed.proj.weight", "blocks.0.norm1.weight", "blocks.0.mlp.fc1.weight"), source)
     projection = state["patch_embed.proj.weight"]
     if projection.ndim != 5:
@@ -86,7 +87,7 @@ def infer_video(state: Mapping[str, Tensor], hints: ClipHints, source: str) -> V
         patch_size=patch[0] if patch[0] == patch[1] else (patch[0], patch[1]),
         embed_dim=dim,
         depth=blocks_in(state, r"blocks\.(\d+)\."),
-        num_heads=hints.num_heads or heads_of(dim, source),
+        num_heads=hints.num_heads or heads_of(dim, account),
         mlp_ratio=mlp_ratio(state["blocks.0.mlp.fc1.weight"].shape[0], dim),
         norm_eps=hints.norm_eps,
         pool_norm="fc_norm.weight" in state,
@@ -96,17 +97,17 @@ def infer_video(state: Mapping[str, Tensor], hints: ClipHints, source: str) -> V
     )
 
 
-def infer_videomae(state: State, hints: ClipHints, source: str) -> VideoMAEConfig:
+def infer_videomae(state: State, hints: ClipHints, account: Account) -> VideoMAEConfig:
     """The config whose autoencoder has exactly these weights; arguments and errors as in :func:`infer_video`."""
-    found = infer_video(encoder_of(state), hints, source)
-    _require(state, ("decoder.embed.weight", "decoder.blocks.0.mlp.fc1.weight"), source)
+    found = infer_video(encoder_of(state), hints, account)
+    _require(state, ("decoder.embed.weight", "decoder.blocks.0.mlp.fc1.weight"), account.source)
     dim = state["decoder.embed.weight"].shape[0]
     return VideoMAEConfig(
         **shared_numbers(found, VideoMAEConfig),
         decoder_embed_dim=dim,
         decoder_depth=blocks_in(state, r"decoder\.blocks\.(\d+)\."),
         decoder_num_heads=hints.decoder_num_heads
-        or heads_of(dim, source, DECODER_HEADS, "decoder_num_attention_heads"),
+        or heads_of(dim, account, "decoder_num_heads", DECODER_HEADS, "decoder_num_attention_heads"),
         decoder_mlp_ratio=mlp_ratio(state["decoder.blocks.0.mlp.fc1.weight"].shape[0], dim),
         decoder_norm_eps=hints.last_norm_eps,
     )

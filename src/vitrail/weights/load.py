@@ -15,7 +15,7 @@ from vitrail.weights import google, timm
 from vitrail.weights.account import Account
 from vitrail.weights.catalogue import Pretrained, lookup
 from vitrail.weights.finding import Found, resolve
-from vitrail.weights.fit import asked_for, load_into_fresh, of_family
+from vitrail.weights.fit import asked_for, load_into_fresh, of_family, told_by_name
 from vitrail.weights.formats import translate_file
 from vitrail.weights.names import Translated
 
@@ -80,13 +80,15 @@ def load_pretrained(
     found = _translated(source, entry)
     if entry is not None:
         architecture = entry.model
-    base = found.config
+    base, told = found.config, set(overrides)
     if architecture in MODELS:
         named = config_of(architecture)
         found = of_family(found, named)
         base = asked_for(found, named)
+        told |= told_by_name(named)
     target = with_overrides(base, overrides, architecture)
     model = load_into_fresh(found, target)
+    found.account.settle(told)
     keeps_classes = not any(name.startswith("head.") for name in found.account.missing)
     preprocess = _preprocess_of(source, found)
     if "img_size" in overrides:

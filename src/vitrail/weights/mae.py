@@ -59,33 +59,33 @@ def read(raw: Raw) -> Translated:
     state = translate(raw.tensors, rows, {}, account)
     heads = raw.config.get("num_attention_heads"), raw.config.get("decoder_num_attention_heads")
     hints = Hints(pos_resize="bicubic", num_heads=heads[0])
-    return Translated(infer_autoencoder(state, hints, heads[1], account.source), state, account)
+    return Translated(infer_autoencoder(state, hints, heads[1], account), state, account)
 
 
-def infer_autoencoder(state: State, hints: Hints, decoder_heads: int | None, source: str) -> MAEConfig:
+def infer_autoencoder(state: State, hints: Hints, decoder_heads: int | None, account: Account) -> MAEConfig:
     """The config whose model has exactly these weights.
 
     Args:
         state: by our names.
         hints: of the encoder.
         decoder_heads: where something says it.
-        source: for messages.
+        account: says where the weights come from, and gets what had to be guessed.
 
     Raises:
         CheckpointError: a weight that every MAE has is missing, or the shapes contradict each other.
     """
-    found = infer_config(encoder_of(state), hints, source)
+    found = infer_config(encoder_of(state), hints, account)
     required = ("decoder.embed.weight", "decoder.blocks.0.mlp.fc1.weight")
     absent = [name for name in required if name not in state]
     if absent:
-        raise CheckpointError(f"{source}: incomplete: there is nothing that could be {', '.join(absent)}")
+        raise CheckpointError(f"{account.source}: incomplete: there is nothing that could be {', '.join(absent)}")
     dim = state["decoder.embed.weight"].shape[0]
     key = "decoder_num_attention_heads"
     return MAEConfig(
         **shared_numbers(found, MAEConfig),
         decoder_embed_dim=dim,
         decoder_depth=blocks_in(state, r"decoder\.blocks\.(\d+)\."),
-        decoder_num_heads=decoder_heads or heads_of(dim, source, DECODER_HEADS, key),
+        decoder_num_heads=decoder_heads or heads_of(dim, account, "decoder_num_heads", DECODER_HEADS, key),
         decoder_mlp_ratio=mlp_ratio(state["decoder.blocks.0.mlp.fc1.weight"].shape[0], dim),
     )
 

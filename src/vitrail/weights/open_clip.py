@@ -113,7 +113,7 @@ def read(raw: Raw) -> Translated:
         num_heads=_heads(vision),
         img_size=vision.get("image_size"),
     )
-    config = infer_pair(state, hints, TextHints(num_heads=words.get("heads")), account.source)
+    config = infer_pair(state, hints, TextHints(num_heads=words.get("heads")), account)
     return Translated(config, state, account, (), authors_preprocess(config), tokenizer_files(raw))
 
 

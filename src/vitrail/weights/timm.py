@@ -1,14 +1,17 @@
 """timm's naming, which is ours: also the authors' files of DeiT, DeiT III, DINO (backbone only) and fine-tuned MAE.
 
 timm's register models and DeiT III have no position for the class token (it is added into ``cls_token``): such files
-are read as they are, with ``class_position=False``.
+are read as they are, with ``class_position=False``. Others of timm's (``vit_so150m_*``) keep rows for their registers
+in the position table: these are constants, and go into the registers.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from vitrail.heads import PoolName
@@ -18,6 +21,7 @@ from vitrail.weights.account import Account
 from vitrail.weights.files import CheckpointError, Raw
 from vitrail.weights.infer import Hints, infer_config
 from vitrail.weights.names import Format, Name, State, Translated, blocks_in, both, expand, rename, translate
+from vitrail.weights.timm_names import arguments_of, heads_of_name, require_readable
 
 TOP = [
     *(Name(name, (name,)) for name in ("cls_token", "dist_token", "reg_token", "mask_token", "pos_embed")),
@@ -70,14 +74,67 @@ def table(depth: int, gated: bool) -> list[Name]:
 
 
 def read(raw: Raw) -> Translated:
-    """A timm checkpoint in our words."""
+    """A timm checkpoint in our words.
+
+    Raises:
+        CheckpointError: as :func:`~vitrail.weights.timm_names.require_readable` does, and for what is no such model.
+    """
+    require_readable(raw)
     account = Account(str(raw.path), FORMAT.name)
     depth = blocks_in(raw.tensors, r"blocks\.(\d+)\.")
-    state = translate(raw.tensors, table(depth, _is_gated(raw.tensors)), DROPS, account)
-    return Translated(infer_config(state, hints_of(raw), account.source), state, account, classes_of(raw.config))
+    state = translate(raw.tensors, table(depth, is_gated(raw.tensors)), DROPS, account)
+    hints = hints_of(raw)
+    _split_register_positions(state, hints, account)
+    found = Translated(infer_config(state, hints, account), state, account, classes_of(raw.config))
+    if not raw.config:
+        _note_doubts(state, account)
+    return found
 
 
-def _is_gated(tensors: Mapping[str, Tensor]) -> bool:
+def _split_register_positions(state: State, hints: Hints, account: Account) -> None:
+    """Registers with rows in the position table: the rows are added to the registers, as every pass does there."""
+    if not {"reg_token", "pos_embed", "patch_embed.proj.weight"} <= state.keys():
+        return
+    rows, registers = state["pos_embed"].shape[1], state["reg_token"].shape[1]
+    first = ("cls_token" in state) + ("dist_token" in state)
+    if _rows_before_patches((first, 0, first + registers), rows, state, hints) != first + registers:
+        return
+    before, own, patches = state["pos_embed"].split([first, registers, rows - first - registers], dim=1)
+    state["reg_token"] = state["reg_token"] + own
+    state["pos_embed"] = torch.cat([before, patches], dim=1)
+    account.changed["reg_token"] = "their rows of the position table were added to them"
+    account.changed["pos_embed"] = f"the rows of the {registers} registers were taken out, into the registers"
+
+
+def _rows_before_patches(prefixes: tuple[int, ...], rows: int, state: State, hints: Hints) -> int | None:
+    """Which of the prefixes a table of so many rows has: by the size told, else the first that leaves a square."""
+    if hints.img_size is not None:
+        height, width = state["patch_embed.proj.weight"].shape[2:]
+        told = rows - (hints.img_size[0] // height) * (hints.img_size[1] // width)
+        if told in prefixes:
+            return told
+    return next((p for p in prefixes if rows > p and math.isqrt(rows - p) ** 2 == rows - p), None)
+
+
+def _note_doubts(state: State, account: Account) -> None:
+    """What a file without ``config.json`` might be as well."""
+    tokens = {"cls_token", "reg_token", "blocks.0.attn.qkv.bias", "blocks.0.ls1.gamma"}
+    if "fc_norm.weight" in state and not tokens & state.keys():
+        account.assume(
+            "block",
+            "assumed: norms before attention and MLP; timm's vit_*_rpn_*, which has them behind, has the same tensors "
+            "and cannot be had here",
+        )
+    if "attn_pool.latent" in state and "cls_token" not in state:
+        account.assume(
+            "activation",
+            "the activation does not stand in the checkpoint: assumed is the exact GELU, which timm's first SigLIP "
+            "towers have; ask for an image tower by its name for the tanh form",
+        )
+
+
+def is_gated(tensors: Mapping[str, Tensor]) -> bool:
+    """Whether the MLPs are SwiGLU, under its own names or those of a plain MLP."""
     if "blocks.0.mlp.w12.weight" in tensors:
         return True
     first, second = (tensors.get(f"blocks.0.mlp.{part}.weight") for part in ("fc1", "fc2"))
@@ -89,7 +146,7 @@ def hints_of(raw: Raw) -> Hints:
     config = raw.config
     pool = POOLS_OF_TIMM.get(str(config.get("global_pool", "")))
     return Hints(
-        num_heads=(config.get("model_args") or {}).get("num_heads"),
+        num_heads=heads_of_name(raw),
         img_size=img_size_of(config),
         pool=pool if pool != "attention" or "attn_pool.latent" in raw.tensors else None,
     )
@@ -97,7 +154,7 @@ def hints_of(raw: Raw) -> Hints:
 
 def img_size_of(config: Mapping[str, Any]) -> tuple[int, int] | None:
     """Pixels that timm's ``config.json`` says the model is made for."""
-    arguments = config.get("model_args") or {}
+    arguments = arguments_of(config)
     size = arguments.get("img_size") or config.get("pretrained_cfg", {}).get("input_size", (None, None, None))[1:]
     sides = as_pair(size) if isinstance(size, int) else tuple(size)
     return (int(sides[0]), int(sides[1])) if None not in sides else None

@@ -47,11 +47,11 @@ def read(raw: Raw) -> Translated:
     hints = ClipHints.of(raw.config, NORM_EPS, NORM_EPS, account)
     if "encoder_to_decoder.weight" not in names:
         state = translate(raw.tensors, behind(encoder, "", prefix), {}, account)
-        return Translated(infer_video(state, hints, account.source), state, account)
+        return Translated(infer_video(state, hints, account), state, account)
     decoder = behind(expand(BLOCK, blocks_in(names, r"decoder\.blocks\.(\d+)\.")), "decoder.", "decoder.")
     rows = [*behind(encoder, "encoder.", prefix), *DECODER, *decoder]
     state = translate(raw.tensors, rows, {}, account)
-    return Translated(infer_videomae(state, hints, account.source), state, account)
+    return Translated(infer_videomae(state, hints, account), state, account)
 
 
 FORMAT = Format("VideoMAE by its authors", recognises, read)
