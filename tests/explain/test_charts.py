@@ -60,6 +60,11 @@ def test_norms_are_counted_once_with_outliers_in_another_colour(tmp_path):
     assert save(figure, tmp_path / "norms.png").stat().st_size > 1000
 
 
+def test_registers_alone_are_named_as_such():
+    figure = norm_chart(torch.rand(9), torch.zeros(9, dtype=torch.bool), prefix=4, class_token=False)
+    assert [text.get_text() for text in figure.axes[0].get_legend().get_texts()] == ["5 patches", "registers"]
+
+
 def test_norms_without_outliers_or_spread_are_drawn():
     figure = norm_chart(torch.full((5,), 2.0), torch.zeros(5, dtype=torch.bool), prefix=1)
     assert heights(figure.axes[0], ChartColours().accent) == 4

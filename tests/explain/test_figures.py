@@ -160,6 +160,12 @@ def test_an_unknown_suffix_is_refused(tmp_path):
         save(two_panel(picture(96, 96), torch.rand(6, 6)), tmp_path / "map.docx")
 
 
+def test_a_file_in_the_way_of_a_folder_is_named(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(VitrailError, match=r"map\.png: the figure cannot be written"):
+        save(two_panel(picture(96, 96), torch.rand(6, 6)), tmp_path / "file" / "map.png")
+
+
 def test_a_picture_of_one_row_of_patches_stays_drawable():
     figure = two_panel(picture(1600, 8), torch.rand(1, 200))
     assert max(figure.get_size_inches()) < 20

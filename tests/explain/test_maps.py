@@ -49,10 +49,11 @@ def test_attention_maps_is_the_class_tokens_mean_and_leaves_the_mode_alone():
     assert model.training
 
 
-def test_attention_maps_without_a_class_token_is_the_mean_over_patches():
-    model = tiny_vit(class_token=False, pool="mean")
+@pytest.mark.parametrize("registers", [0, 4])
+def test_attention_maps_without_a_class_token_is_the_mean_over_patches(registers):
+    model = tiny_vit(class_token=False, pool="mean", registers=registers)
     images = torch.randn(2, 3, 16, 24)
-    expected = explicit_attention(model, images)[-1].mean(dim=(1, 2)).reshape(2, 2, 3)
+    expected = explicit_attention(model, images)[-1][:, :, registers:, registers:].mean(dim=(1, 2)).reshape(2, 2, 3)
     torch.testing.assert_close(attention_maps(model, images).double(), expected, atol=2e-6, rtol=1e-4)
     with pytest.raises(VitrailError, match="no class token"):
         class_maps(recorded(model, images))
@@ -68,15 +69,19 @@ def test_mean_over_patches_leaves_the_prefix_tokens_rows_out():
 
 
 @pytest.mark.parametrize("registers", [0, 4])
-def test_rollout_is_the_product_of_half_attention_half_identity(registers):
-    model, images = tiny_vit(registers=registers), torch.randn(2, 3, 16, 24)
+@pytest.mark.parametrize("class_token", [True, False])
+def test_rollout_is_the_product_of_half_attention_half_identity(registers, class_token):
+    model = tiny_vit(registers=registers, class_token=class_token, pool="class" if class_token else "mean")
+    images = torch.randn(2, 3, 16, 24)
     layers = explicit_attention(model, images)
     eye = torch.eye(layers[0].shape[-1], dtype=torch.float64)
     first, second, third = ((layer.mean(1) + eye) / 2 for layer in layers)
     expected = third @ second @ first
     seen = recorded(model, images, queries=None, fuse=mean_of_heads)
     torch.testing.assert_close(rollout(seen).double(), expected, atol=2e-6, rtol=1e-4)
-    expected_map = expected[:, 0, 1 + registers :].reshape(2, 2, 3)
+    patches = expected[:, :, class_token + registers :]
+    rows = patches[:, 0] if class_token else patches[:, registers:].mean(dim=1)
+    expected_map = rows.reshape(2, 2, 3)
     torch.testing.assert_close(rollout_maps(seen).double(), expected_map, atol=2e-6, rtol=1e-4)
 
 

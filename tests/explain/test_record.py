@@ -135,16 +135,39 @@ def test_npz_round_trip_keeps_every_number_and_needs_no_pickle(tmp_path):
     path = seen.to_npz(tmp_path / "attention.npz")
     with np.load(path, allow_pickle=False) as file:
         assert sorted(file.files) == sorted(
-            ["depth", "layers", *(f"{k}_{n}" for k in ("weights", "queries", "grid", "prefix") for n in ("00", "02"))]
+            [
+                *("depth", "layers"),
+                *(f"{k}_{n}" for k in ("weights", "queries", "grid", "prefix", "registers") for n in ("00", "02")),
+            ]
         )
         assert file["layers"].tolist() == [0, 2]
         assert file["weights_02"].shape == (2, 2, 2, 11)
         assert file["queries_00"].tolist() == [0, 5 + 1 * 3 + 1]
         assert file["grid_00"].tolist() == [2, 3]
-        assert int(file["prefix_00"]) == 5
+        assert int(file["prefix_00"]) == 5 and int(file["registers_00"]) == 4
     again = AttentionRecord.from_npz(path)
     assert torch.equal(again[-1].weights, seen[2].weights)
     assert torch.equal(again.maps(0), seen.maps(0))
+    assert again[0].class_token
+
+
+def test_a_record_knows_that_registers_are_no_class_token(tmp_path):
+    model = tiny_vit(registers=4, class_token=False, pool="mean")
+    with record(model) as seen, torch.no_grad():
+        model(torch.randn(1, 3, 16, 24))
+    again = AttentionRecord.from_npz(seen.to_npz(tmp_path / "attention.npz"))
+    for attention in (seen[-1], again[-1]):
+        assert attention.prefix == attention.registers == 4 and not attention.class_token
+
+
+def test_files_from_before_registers_were_written_are_read(tmp_path):
+    model = tiny_vit(registers=4)
+    with record(model, layers=(0,)) as seen, torch.no_grad():
+        model(torch.randn(1, 3, 16, 24))
+    with np.load(seen.to_npz(tmp_path / "new.npz")) as file:
+        np.savez(tmp_path / "old.npz", **{name: file[name] for name in file.files if name != "registers_00"})
+    again = AttentionRecord.from_npz(tmp_path / "old.npz")
+    assert again[0].class_token and torch.equal(again.maps(0), seen.maps(0))
 
 
 def test_a_file_that_is_no_record_is_named(tmp_path):

@@ -10,7 +10,7 @@ import torch
 from tests.models.tiny import TINY
 from vitrail.contracts import VitrailError
 from vitrail.data import Preprocess
-from vitrail.export import Difference, Facts, require_equal, traceable
+from vitrail.export import Difference, Facts, Traceable, outputs_of, require_equal, traceable
 from vitrail.export.write import scratch_beside, write_graph
 from vitrail.models import build, config_of
 
@@ -38,6 +38,15 @@ def test_graphs_of_many_families_say_what_their_models_say() -> None:
 def test_kinds_that_make_no_graph_are_named(name: str) -> None:
     with pytest.raises(VitrailError, match=r"does not become a graph.*--backend torch"):
         traceable(build(config_of(name, TINY[name])))
+
+
+def test_a_register_is_not_given_as_a_class_token() -> None:
+    name = "vit_tiny_patch16_224"
+    changes = {"class_token": False, "registers": 4, "pool": "mean", "num_classes": 0}
+    model = traceable(build(config_of(name, {**TINY[name], **changes})))
+    assert outputs_of(model) == ("patch_mean",)
+    with pytest.raises(VitrailError, match="does not give class_token: choose from patch_mean"):
+        Traceable(model, ("class_token",))
 
 
 def test_facts_come_back_from_json() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -11,6 +12,7 @@ from torch import Tensor
 from vitrail.contracts import Batch, Progress, VitrailError
 from vitrail.data import Preprocess
 from vitrail.methods import Distill, DistillFeatures, DistillFeaturesOptions, DistillOptions, Teacher
+from vitrail.methods.distill_features import summary_of
 from vitrail.models import ResNet, ResNetConfig, VisionTransformer, ViTConfig
 from vitrail.models.tune import tune_lora
 from vitrail.nn.lora import LoRALinear
@@ -226,6 +228,13 @@ def test_feature_distillation_is_cosine_and_smooth_l1() -> None:
     smooth = torch.where(gap < 1, 0.5 * gap.square(), gap - 0.5).mean()
     expected = 0.7 * (1 - cosine(summary, wanted)) + 1.3 * (0.9 * (1 - cosine(patches, wanted_patches)) + 0.1 * smooth)
     assert found["loss"].item() == pytest.approx(expected.item(), abs=1e-5)
+
+
+@pytest.mark.parametrize("registers", [0, 2])
+def test_the_summary_without_a_class_token_is_the_mean_of_the_patches(registers: int) -> None:
+    config = replace(STUDENT, distilled=False, class_token=False, registers=registers, pool="mean", num_classes=0)
+    tokens = VisionTransformer(config).features(batch(None).images)
+    torch.testing.assert_close(summary_of(tokens), tokens.values[:, registers:].mean(dim=1))
 
 
 def test_grids_that_differ_meet_on_the_students() -> None:

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from tests.models.tiny import TINY
 from vitrail.contracts import VitrailError
 from vitrail.explain import record
+from vitrail.heads.pool import ClassMeanPool, ClassTokenPool
 from vitrail.models import Backbone, Beit, Plain, build, config_of
 from vitrail.nn.encoder import recompute_blocks
 from vitrail.speed import merged, prepare
@@ -146,3 +147,17 @@ def test_models_without_a_class_token_say_so(name: str) -> None:
     assert isinstance(model, Backbone)
     with pytest.raises(VitrailError, match="no class token: pool the mean"):
         model.leading(*model.example_inputs(1), 1)
+
+
+@pytest.mark.parametrize("name", ["vit_tiny_patch16_224", "beit_base_patch16_224", "vit_small_patch16_dinov3"])
+def test_a_register_is_no_class_token(name: str) -> None:
+    model = tiny(name, class_token=False, registers=4, pool="mean", pool_norm=False)
+    images = pictures(model)
+    tokens = model.features(images)
+    assert tokens.prefix == tokens.registers == 4 and not tokens.class_token
+    torch.testing.assert_close(model.pool(tokens), tokens.values[:, 4:].mean(dim=1))
+    with pytest.raises(VitrailError, match="no class token: pool the mean"):
+        model.leading(images, 1)
+    for pool in (ClassTokenPool(), ClassMeanPool()):
+        with pytest.raises(VitrailError, match="no class token: pool the mean"):
+            pool(tokens)

@@ -42,6 +42,9 @@ SMALL: dict[str, Any] = {"patch_size": 8, "embed_dim": 32, "depth": 3, "num_head
 MODELS: dict[str, Callable[[], Backbone]] = {
     "dinov2": lambda: VisionTransformer(ViTConfig(img_size=32, num_classes=0, registers=4, **SMALL)),
     "vit": lambda: VisionTransformer(ViTConfig(img_size=32, num_classes=5, **SMALL)),
+    "registers": lambda: VisionTransformer(
+        ViTConfig(img_size=32, num_classes=0, class_token=False, registers=4, pool="mean", **SMALL)
+    ),
     "beit": lambda: Beit(BeitConfig(img_size=32, num_classes=3, **SMALL)),
     "clip": lambda: ImageTower(ImageTowerConfig(img_size=32, **SMALL)),
     "sam": lambda: SamEncoder(SamEncoderConfig(img_size=64, window=3, global_blocks=(2,), neck_dim=16, **SMALL)),

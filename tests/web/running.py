@@ -64,7 +64,7 @@ class Running:
         for path in sorted(self.folder.iterdir()):
             pictures.add_file(path, path.name)
         models = [show("m0", "tiny", tiny_model(5, 0), hardware), show("m1", "other", tiny_model(0, 1), hardware)]
-        self.session = Session([*models, make_shown("swin"), make_shown("convnext")], pictures)
+        self.session = Session([*models, *(make_shown(name) for name in ("swin", "convnext", "registers"))], pictures)
         listening = listen(self.port)
         self.port = listening.getsockname()[1]
         config = uvicorn.Config(make_app(self.session), log_level="error", ws="none", timeout_graceful_shutdown=1)

@@ -221,6 +221,16 @@ def test_the_keyboard_alone_does_it(visit: Visit) -> None:
     assert not page.locator("#sheet").is_visible()
 
 
+def test_keys_do_not_take_a_register_for_the_class_token(visit: Visit) -> None:
+    visit.open(model="registers", map="attention", query="3.3", pinned=1)
+    visit.page.locator(".frame").first.focus()
+    for key, query in [("c", "3.3"), ("r", "t0"), ("r", "t1"), ("r", "t2"), ("r", "t3"), ("r", "t0"), ("c", "t0")]:
+        visit.page.keyboard.press(key)
+        visit.settle()
+        assert visit.state["query"] == query
+    assert "goes to registers" in visit.page.locator("#asked").inner_text()
+
+
 def test_every_control_is_reached_and_named(visit: Visit) -> None:
     visit.open(map="attention", picture2="")
     page = visit.page

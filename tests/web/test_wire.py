@@ -176,6 +176,17 @@ def test_rollout_of_the_class_token_and_of_any_other(page: Page):
     assert "one grid" in error_of(page.get(page.encode("swin"), "map?kind=rollout"), 404)
 
 
+def test_rollout_without_a_class_token_is_the_mean_of_the_patches(page: Page):
+    found = page.encode("registers")
+    model = make_model("registers")
+    with record(model, queries=None, fuse=mean_of_heads) as attention, torch.no_grad():
+        model(seen_by(model, 48, 8))
+    rows = rollout(attention)[0, 4:].mean(dim=0)
+    answer = page.get(found, "map?kind=rollout")
+    assert np.abs(maps_of(answer).ravel() - rows[4:].numpy()).max() <= float(rows[4:].max()) / 255
+    assert numbers(answer, "x-prefix")[0] == pytest.approx(float(rows[:4].sum()), abs=1e-5)
+
+
 @pytest.mark.parametrize(
     ("kind", "maps"), [("relevance", relevance_maps), ("grad_rollout", grad_rollout_maps), ("grad_cam", grad_cam)]
 )

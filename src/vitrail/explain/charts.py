@@ -91,6 +91,7 @@ def norm_chart(
     limit: float | None = None,
     colours: ChartColours = PRINT,
     title: str = "",
+    class_token: bool = True,
 ) -> Figure:
     """How long the tokens of one picture are: patches as a histogram, outliers in another colour, prefix tokens marked.
 
@@ -98,6 +99,7 @@ def norm_chart(
         norms: of all tokens, prefix first (:func:`vitrail.explain.token_norms`).
         outliers: which of them stand out (:func:`vitrail.explain.outlier_tokens`).
         prefix: leading tokens that are no patches: the class token, then registers.
+        class_token: whether the first of them is a class token; otherwise all are registers.
         limit: norm from which a patch stands out; drawn where it lies in sight.
         colours: what it is drawn in.
         title: above; none when empty.
@@ -114,7 +116,8 @@ def norm_chart(
         label = f"{marked.sum():,} outliers"
         axes.hist(patches[marked], bins=edges, color=colours.second, label=label)
     for number, norm in enumerate(norms[:prefix].tolist()):
-        kind, name = ("v", "class token") if number == 0 else ("s", "registers" if number == 1 else "_more")
+        register = number - class_token
+        kind, name = ("v", "class token") if register < 0 else ("s", "_more" if register else "registers")
         axes.plot(
             norm,
             0.03,

@@ -286,13 +286,16 @@ def save(figure: Figure, path: Path, dpi: int = DPI) -> Path:
     """Write a figure; the suffix (``.png``, ``.pdf``, ``.svg`` …) says how. The folder is made when missing.
 
     Raises:
-        VitrailError: for a suffix that matplotlib cannot write.
+        VitrailError: for a suffix that matplotlib cannot write, or a file that cannot be written.
     """
     kinds = figure.canvas.get_supported_filetypes()
     if path.suffix.removeprefix(".").lower() not in kinds:
         raise VitrailError(f"figures cannot be written as {path.name!r}: use one of .{', .'.join(sorted(kinds))}")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=dpi)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        figure.savefig(path, dpi=dpi)
+    except OSError as error:
+        raise VitrailError(f"{path}: the figure cannot be written ({error.strerror or error})") from error
     return path
 
 

@@ -18,7 +18,7 @@ Upsample = Callable[[Tensor, tuple[int, int]], Tensor]
 
 
 def query_maps(attention: AttentionRecord, layer: int = -1, query: Query = 0) -> Float[Tensor, "b heads h w"]:
-    """What one token looked at, per head: the class token (place 0) or a clicked patch ``(row, column)``.
+    """What one token looked at, per head: the first (the class token, if any) or a clicked patch ``(row, column)``.
 
     Raises:
         VitrailError: if the layer or the query was not recorded.
@@ -33,7 +33,7 @@ def class_maps(attention: AttentionRecord, layer: int = -1) -> Float[Tensor, "b 
     Raises:
         VitrailError: if the model has no class token.
     """
-    if attention[layer].prefix == 0:
+    if not attention[layer].class_token:
         raise VitrailError("this model has no class token: use patch_mean_maps() or the map of one patch")
     return query_maps(attention, layer, 0)
 
@@ -71,7 +71,7 @@ def attention_maps(
     with evaluating(model), torch.no_grad():
         with record(model, layers=(layer,)) as attention:
             model(images)
-        if attention[layer].prefix:
+        if attention[layer].class_token:
             return head_mean(class_maps(attention, layer))
         with record(model, layers=(layer,), queries=None, fuse=mean_of_heads) as attention:
             model(images)
@@ -129,7 +129,7 @@ def rollout_maps(attention: AttentionRecord, discard: float = 0.0) -> Float[Tens
     if last.keep is not None:
         raise VitrailError("a rollout map needs every patch: these tokens keep only a part of their grid")
     flow = rollout(attention, discard)
-    rows = flow[:, 0] if last.prefix else flow.mean(dim=1)
+    rows = flow[:, 0] if last.class_token else flow[:, last.prefix :].mean(dim=1)
     return rows[:, last.prefix :].unflatten(-1, last.grid)
 
 

@@ -23,7 +23,7 @@ from vitrail.explain.given import Given, attention_layers, watch
 from vitrail.nn.tokens import Grid
 
 Query = int | tuple[int, ...]
-"""A place in the sequence (0 is the class token, negatives count from the end), or a patch as ``(row, column)``."""
+"""A place in the sequence (0: the class token, if any; negatives from the end), or a patch as ``(row, column)``."""
 
 Fuse = Callable[[Tensor], Tensor]
 """What is kept of the weights of one layer: ``(B, heads, Q, N)`` to ``(B, heads or 1, Q, N)``."""
@@ -49,6 +49,7 @@ class LayerAttention:
         grid: the patch grid, ``(H, W)``.
         prefix: leading tokens that are no patches.
         keep: ``(B, K)``, which patches were present, or None for all.
+        registers: how many of the ``prefix`` tokens are registers.
     """
 
     weights: Float[Tensor, "b heads q n"]
@@ -56,6 +57,12 @@ class LayerAttention:
     grid: Grid
     prefix: int
     keep: Int[Tensor, "b k"] | None = None
+    registers: int = 0
+
+    @property
+    def class_token(self) -> bool:
+        """Whether the first token is a class token, as :attr:`vitrail.nn.Tokens.class_token` says."""
+        return self.prefix > self.registers
 
     def maps(self) -> Float[Tensor, "b heads q *grid"]:
         """The patches' weights laid out on the grid; NaN where a patch was not present. Prefix columns are left out."""
@@ -123,15 +130,16 @@ class AttentionRecord:
 
         The arrays, for layers ``l`` = 00, 01 …:
 
-        ============== ===================== ==========================================================
-        ``depth``      int64, scalar         attention layers in the model
-        ``layers``     int64 ``(L,)``        numbers of the recorded layers
-        ``weights_l``  float32 (B,heads,Q,N) rows of softmax(QKᵀ/√d), prefix tokens first
-        ``queries_l``  int64 ``(Q,)``        places in the sequence of the rows
-        ``grid_l``     int64 ``(2,)``        patch rows and columns
-        ``prefix_l``   int64, scalar         leading tokens that are no patches
-        ``keep_l``     int64 ``(B, K)``      present patches; left out when all are
-        ============== ===================== ==========================================================
+        =============== ===================== ==================================================================
+        ``depth``       int64, scalar         attention layers in the model
+        ``layers``      int64 ``(L,)``        numbers of the recorded layers
+        ``weights_l``   float32 (B,heads,Q,N) rows of softmax(QKᵀ/√d), prefix tokens first
+        ``queries_l``   int64 ``(Q,)``        places in the sequence of the rows
+        ``grid_l``      int64 ``(2,)``        patch rows and columns
+        ``prefix_l``    int64, scalar         leading tokens that are no patches
+        ``registers_l`` int64, scalar         how many of them are registers; none in older files, which lack it
+        ``keep_l``      int64 ``(B, K)``      present patches; left out when all are
+        =============== ===================== ==================================================================
         """
         arrays: dict[str, Any] = {"depth": np.int64(self.depth), "layers": np.array(self.layers, dtype=np.int64)}
         for layer in self.layers:
@@ -140,6 +148,7 @@ class AttentionRecord:
             arrays[f"queries_{layer:02d}"] = attention.queries.numpy()
             arrays[f"grid_{layer:02d}"] = np.array(attention.grid, dtype=np.int64)
             arrays[f"prefix_{layer:02d}"] = np.int64(attention.prefix)
+            arrays[f"registers_{layer:02d}"] = np.int64(attention.registers)
             if attention.keep is not None:
                 arrays[f"keep_{layer:02d}"] = attention.keep.numpy()
         np.savez_compressed(file, **arrays)
@@ -169,6 +178,7 @@ class AttentionRecord:
                 grid=tuple(arrays[f"grid_{layer:02d}"].tolist()),
                 prefix=int(arrays[f"prefix_{layer:02d}"]),
                 keep=None if keep is None else torch.from_numpy(keep),
+                registers=int(arrays.get(f"registers_{layer:02d}", 0)),
             )
             record.add(layer, attention)
         return record
@@ -250,7 +260,8 @@ def rows_of(given: Given, queries: Sequence[Query] | None = (0,), fuse: Fuse = e
     with torch.no_grad(), torch.autocast(tokens.values.device.type, enabled=False):
         weights = fuse(_weights(Given(mixer, tokens, context), rows)).cpu()
     seen = mixer.seen(tokens, context).unmerged()
-    return LayerAttention(weights, places, seen.grid, seen.prefix, None if seen.keep is None else seen.keep.cpu())
+    keep = None if seen.keep is None else seen.keep.cpu()
+    return LayerAttention(weights, places, seen.grid, seen.prefix, keep, seen.registers)
 
 
 def _weights(given: Given, rows: Int[Tensor, " q"] | None) -> Float[Tensor, "b heads q n"]:

@@ -43,10 +43,10 @@ def outputs_of(model: Encoder) -> tuple[Output, ...]:
     if isinstance(model, DualEncoder):
         return ("embedding",)
     with torch.inference_mode():
-        prefix = model.features(*model.example_inputs(1)).prefix
+        class_token = model.features(*model.example_inputs(1)).class_token
     named: list[tuple[Output, bool]] = [
         ("logits", model.num_classes > 0),
-        ("class_token", prefix > 0),
+        ("class_token", class_token),
         ("patch_mean", True),
     ]
     return tuple(name for name, there in named if there)

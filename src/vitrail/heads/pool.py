@@ -31,13 +31,13 @@ class Pool(nn.Module, ABC):
 
 
 class ClassTokenPool(Pool):
-    """The first token."""
+    """The class token: the first one."""
 
     reads = 1
 
     def forward(self, tokens: Tokens) -> Float[Tensor, "b d"]:
         """``(B, D)``."""
-        return require_prefix(tokens, 1).values[:, 0]
+        return require_class_token(tokens).values[:, 0]
 
 
 class MeanPool(Pool):
@@ -53,16 +53,16 @@ class ClassMeanPool(Pool):
 
     def forward(self, tokens: Tokens) -> Float[Tensor, "b d2"]:
         """``(B, 2·D)``."""
-        return torch.cat([require_prefix(tokens, 1).values[:, 0], tokens.patches.mean(dim=1)], dim=1)
+        return torch.cat([require_class_token(tokens).values[:, 0], tokens.patches.mean(dim=1)], dim=1)
 
 
-def require_prefix(tokens: Tokens, count: int) -> Tokens:
-    """The same tokens, of which the first ``count`` are no patches.
+def require_class_token(tokens: Tokens, count: int = 1) -> Tokens:
+    """The same tokens, which begin with a class token, and of which the first ``count`` are no patches.
 
     Raises:
-        VitrailError: they are.
+        VitrailError: they begin with a register or a patch, or there are patches among the first.
     """
-    if tokens.prefix < count:
+    if not tokens.class_token or tokens.prefix < count:
         raise VitrailError("this model has no class token: pool the mean of the patches (pool 'mean')")
     return tokens
 

@@ -93,7 +93,7 @@ class DistillFeatures(Method):
 
 def summary_of(tokens: Tokens) -> Float[Tensor, "b d"]:
     """The class token; the mean of the patches where there is none."""
-    return tokens.values[:, 0] if tokens.prefix else tokens.values.mean(dim=1)
+    return tokens.values[:, 0] if tokens.class_token else tokens.patches.mean(dim=1)
 
 
 def patches_on(tokens: Tokens, grid: Grid) -> Float[Tensor, "b n d"]:

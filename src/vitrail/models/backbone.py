@@ -9,7 +9,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from vitrail.contracts import VitrailError
-from vitrail.heads.pool import require_prefix
+from vitrail.heads.pool import require_class_token
 from vitrail.models.model import ConfigT, Model
 from vitrail.nn.tokens import Tokens
 
@@ -30,15 +30,15 @@ class Backbone(Model[ConfigT]):
         """Tokens after the last block and the final norm."""
 
     def leading(self, images: Tensor, count: int | None) -> Tokens:
-        """The first ``count`` tokens of :meth:`features`, all of them prefix tokens; all tokens for None.
+        """The first ``count`` tokens of :meth:`features`, the class token and others that are no patches; all for None.
 
         A model that can leaves out what only the others need.
 
         Raises:
-            VitrailError: there are fewer.
+            VitrailError: there are fewer, or the first is no class token.
         """
         tokens = self.features(images)
-        return tokens if count is None else require_prefix(tokens, count).leading(count)
+        return tokens if count is None else require_class_token(tokens, count).leading(count)
 
     def reads(self) -> int | None:
         """How many tokens, from the first on, the classifier looks at; None for all."""

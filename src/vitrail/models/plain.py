@@ -7,16 +7,16 @@ A family says how its tokens are placed (:meth:`Plain.place`) and what its block
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from vitrail.contracts import Role, VitrailError
-from vitrail.heads.pool import POOLS, PoolName, pooled_width, require_prefix
+from vitrail.heads.pool import POOLS, PoolName, pooled_width, require_class_token
 from vitrail.models.backbone import Backbone, copy_linear, fresh_linear
 from vitrail.models.model import ModelConfig
 from vitrail.nn.block import Norm
@@ -71,8 +71,25 @@ class PlainConfig(ModelConfig):
                 f"depth must be at least 1 and num_classes and registers not negative "
                 f"(depth={self.depth}, num_classes={self.num_classes}, registers={self.registers})"
             )
-        if not 0.0 <= self.patch_drop < 1.0:
-            raise VitrailError(f"patch_drop must be at least 0 and below 1, not {self.patch_drop}")
+        require_rates(vars(self))
+
+
+RATES = ("dropout", "attention_dropout", "drop_path", "patch_drop")
+"""What a family calls the shares that are left out while training."""
+
+
+def require_rates(values: Mapping[str, Any]) -> None:
+    """Refuse shares that leave nothing, or are none; a stack of one block would ignore such a ``drop_path``.
+
+    Args:
+        values: fields of a config by name, rates among them.
+
+    Raises:
+        VitrailError: naming the field.
+    """
+    for name in RATES:
+        if not 0.0 <= values.get(name, 0.0) < 1.0:
+            raise VitrailError(f"{name} must be at least 0 and below 1, not {values[name]}")
 
 
 PlainT = TypeVar("PlainT", bound=PlainConfig)
@@ -157,7 +174,7 @@ class Plain(Backbone[PlainT]):
         tokens = Tokens(values, tokens.grid, keep=keep)
         prefix = self._prefix(positions, values.shape[0])
         if prefix is not None:
-            tokens = tokens.prepend(prefix)
+            tokens = tokens.prepend(prefix, self.config.registers)
         return tokens.with_values(self.norm_pre(self.pos_drop(tokens.values)))
 
     def _survivors(self, values: Float[Tensor, "b n d"]) -> Int[Tensor, "b k"]:
@@ -186,7 +203,7 @@ class Plain(Backbone[PlainT]):
         """As of every backbone; the last block works out no others."""
         if count is None:
             return self.features(images)
-        tokens = require_prefix(self.embed(images), count)
+        tokens = require_class_token(self.embed(images), count)
         return self.finish(self.blocks.leading(tokens, count, self.context(tokens.grid)))
 
     def reads(self) -> int | None:

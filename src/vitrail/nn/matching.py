@@ -58,10 +58,8 @@ def merge_patches(tokens: Tokens, matching: Matching) -> Tokens:
     new = stays.cumsum(dim=1) - 1
     new = new.scatter(1, sources, new.gather(1, targets))
     seats = survivors[:, tokens.prefix :] - tokens.prefix
-    return Tokens(
+    return tokens._replace(
         values=_means(tokens, sources, targets, survivors, new),
-        grid=tokens.grid,
-        prefix=tokens.prefix,
         keep=seats if tokens.keep is None else tokens.keep.gather(1, seats),
         merged=new.gather(1, tokens.places)[:, tokens.prefix :] - tokens.prefix,
     )

@@ -24,6 +24,7 @@ class Tokens(NamedTuple):
             merged ones it is the patch at whose place their token stands.
         merged: ``(B, P)``, for every patch of the grid the place among the patch tokens of the one that it has become
             a part of; None where every token is one patch.
+        registers: how many of the ``prefix`` tokens are registers; they stand last among them.
     """
 
     values: Float[Tensor, "b n d"]
@@ -31,6 +32,12 @@ class Tokens(NamedTuple):
     prefix: int = 0
     keep: Int[Tensor, "b k"] | None = None
     merged: Int[Tensor, "b p"] | None = None
+    registers: int = 0
+
+    @property
+    def class_token(self) -> bool:
+        """Whether the first token is a class token: registers alone speak for no picture."""
+        return self.prefix > self.registers
 
     @property
     def patches(self) -> Float[Tensor, "b k d"]:
@@ -62,7 +69,7 @@ class Tokens(NamedTuple):
         """The whole grid again, with the value of its token at every patch."""
         if self.merged is None:
             return self
-        return Tokens(take_patches(self.values, self.places), self.grid, self.prefix)
+        return self._replace(values=take_patches(self.values, self.places), keep=None, merged=None)
 
     def leading(self, count: int) -> Tokens:
         """The first ``count`` tokens alone: prefix tokens, or all that there are.
@@ -75,7 +82,8 @@ class Tokens(NamedTuple):
         if count > self.prefix:
             raise ValueError(f"the first {count} of {self.values.shape[1]} tokens are not {self.prefix} prefix tokens")
         none = torch.empty(self.values.shape[0], 0, dtype=torch.int64, device=self.values.device)
-        return Tokens(self.values[:, :count], self.grid, count, keep=none)
+        registers = max(0, count - (self.prefix - self.registers))
+        return Tokens(self.values[:, :count], self.grid, count, keep=none, registers=registers)
 
     def share_out(self, amounts: Float[Tensor, "b *rows n"]) -> Float[Tensor, "b *rows m"]:
         """What falls to each token, in equal parts on all that it has become of: sums stay what they were."""
@@ -89,9 +97,13 @@ class Tokens(NamedTuple):
         """The same places with other values (of the same length)."""
         return self._replace(values=values)
 
-    def prepend(self, extra: Float[Tensor, "b p d"]) -> Tokens:
-        """The same tokens behind ``extra`` further prefix tokens."""
-        return self._replace(values=torch.cat([extra, self.values], dim=1), prefix=self.prefix + extra.shape[1])
+    def prepend(self, extra: Float[Tensor, "b p d"], registers: int = 0) -> Tokens:
+        """The same tokens behind ``extra`` further prefix tokens, the last ``registers`` of which are registers."""
+        return self._replace(
+            values=torch.cat([extra, self.values], dim=1),
+            prefix=self.prefix + extra.shape[1],
+            registers=self.registers + registers,
+        )
 
     def feature_map(self) -> Float[Tensor, "b d *grid"]:
         """The patches laid out on their grid, channels first: ``(B, D, H, W)``.

@@ -93,14 +93,14 @@ def _features(encoding: Encoding, depth: int) -> Tokens:
 
 
 def rollout_map(encoding: Encoding, query: int | None) -> Maps:
-    """Attention followed through all layers, from one token; from the class token or the mean of all without it."""
+    """Attention followed through all layers, from one token; by default the class token, or the mean of the patches."""
     tokens = encoding.recall.tokens
     if not encoding.shown.uniform:
         raise Refused(404, "rollout needs one grid in all layers: look at the layers of this model one by one")
     _require_room(encoding)
     flow = encoding.once("rollout", lambda: rollout(encoding.recall.record(fuse=mean_of_heads))[0])
     if query is None:
-        rows = flow[0] if tokens.prefix else flow.mean(dim=0)
+        rows = flow[0] if tokens.class_token else flow[tokens.prefix :].mean(dim=0)
     elif 0 <= query < len(flow):
         rows = flow[query]
     else:

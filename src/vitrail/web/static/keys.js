@@ -39,8 +39,9 @@ export function listenToKeys(explorer, { theme, help }) {
 
   function nextRegister(event) {
     const { prefix_names: names } = explorer.model(), { query } = explorer;
-    if (names.length < 2) return;
-    const next = query && "token" in query ? (query.token % (names.length - 1)) + 1 : 1;
+    const first = names[0] === "class" ? 1 : 0, count = names.length - first;
+    if (count < 1) return;
+    const next = query && "token" in query ? ((query.token + 1 - first) % count) + first : first;
     explorer.update({ query: `t${next}`, pinned: 1 }, event);
   }
 
@@ -59,7 +60,7 @@ export function listenToKeys(explorer, { theme, help }) {
   const actions = {
     Enter: (event) => explorer.update({ pinned: explorer.state.pinned ? 0 : 1 }, event),
     Escape: (event) => explorer.update({ pinned: 0 }, event),
-    c: (event) => explorer.model().prefix_names.length && explorer.update({ query: "t0", pinned: 1 }, event),
+    c: (event) => explorer.model().prefix_names[0] === "class" && explorer.update({ query: "t0", pinned: 1 }, event),
     r: nextRegister,
     ",": layer(-1),
     ".": layer(1),

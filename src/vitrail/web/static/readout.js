@@ -19,7 +19,8 @@ function askedText({ state, asking, query }, map) {
   const who = "token" in query ? `${names[query.token] ?? "token"} token` : `row ${query.row + 1}, column ${query.column + 1}`;
   const pinned = state.pinned && !("token" in query) ? ", pinned" : "";
   const share = asking.painted === asking.wanted ? asking.field?.prefix : undefined;
-  const rest = share > 0 ? ` · ${percent(share)} goes to ${names.length > 1 ? "class and registers" : names[0]}` : "";
+  const others = names[0] === "class" ? "class and registers" : "registers";
+  const rest = share > 0 ? ` · ${percent(share)} goes to ${names.length > 1 ? others : names[0]}` : "";
   return who + pinned + rest;
 }
 
