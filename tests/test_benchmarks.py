@@ -12,6 +12,7 @@ import pytest
 from vitrail.cli import parse
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
+DOCS = BENCHMARKS.parent / "docs"
 
 
 @pytest.fixture
@@ -42,3 +43,34 @@ def test_every_case_of_the_table_is_a_command_and_takes_less_than_twenty_five_mi
         parse("bench", case.words)
     assert len({case.name for case in CASES}) == len(CASES)
     assert sum(case.seconds for case in CASES) <= 25 * 60
+
+
+def taken(title: str, name: str) -> float:
+    """How many times as long as Vitrail a contestant takes, in the table under a title of docs/benchmarks.md."""
+    table = (DOCS / "benchmarks.md").read_text(encoding="utf-8").partition(f"### {title}")[2].partition("###")[0]
+    row = next(line for line in table.splitlines() if line.startswith(f"| {name} |"))
+    return float(row.split("|")[4].strip().removesuffix("x"))
+
+
+def test_other_pages_give_the_figures_of_the_tables() -> None:
+    step, mae = "A training step of ViT-S/16", "A step of MAE with ViT-S/16"
+    timm, theirs, fused = taken(step, "timm"), taken(step, "transformers"), taken(mae, "transformers")
+    eager, visible = taken(mae, "transformers-eager"), taken(mae, "all-visible")
+    said = {
+        DOCS / "input.md": (
+            f"timm takes {timm:.2f} times as long for ViT-S/16",
+            f"Transformers {fused:.2f} times for MAE ({eager:.2f} with its eager attention",
+            f"first transforms, {taken('JPEG files', 'torchvision'):.2f} times",
+        ),
+        DOCS / "pretraining.md": (
+            f"with all patches visible {visible:.1f} times as long",
+            f"Transformers takes {fused:.1f} times as long, {eager:.1f} times with its eager attention",
+        ),
+        DOCS.parent / "README.md": (
+            f"they take {timm:.2f} and {theirs:.2f} times as long",
+            f"{visible:.1f}, {fused:.1f} and {eager:.1f} times as long",
+        ),
+    }
+    for page, sentences in said.items():
+        text = " ".join(page.read_text(encoding="utf-8").split())
+        assert all(sentence in text for sentence in sentences), page

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from contextlib import redirect_stderr, redirect_stdout, suppress
+from dataclasses import MISSING, dataclass, fields, replace
 from importlib import import_module
+from io import StringIO
 from pathlib import Path
-from typing import Annotated, Any, get_origin, get_type_hints
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 import tyro
 from rich.console import Console
@@ -123,7 +125,6 @@ def parse(verb: str, arguments: Sequence[str]) -> Any:
     """The config that a verb's arguments describe: a recipe's values, then a file's, then the options'."""
     kind = VERBS[verb].config
     rest = list(arguments)
-    prog = f"vitrail {verb}"
     base: dict[str, Any] = {}
     if (recipe := _take(rest, "--recipe")) is not None:
         from vitrail.recipes import recipe_config
@@ -132,28 +133,61 @@ def parse(verb: str, arguments: Sequence[str]) -> Any:
         if not isinstance(base["default"], kind):
             raise VitrailError(f"recipe {recipe} is not for {verb}: it is a {type(base['default']).__name__}")
     if (file := _take(rest, "--config")) is not None:
-        stored = _as_arguments(kind, read_config(Path(file)), file)
-        base["default"] = tyro.cli(kind, args=stored, prog=f"{prog} --config {file}:", **base)
-    return tyro.cli(kind, args=rest, prog=prog, **base)
+        stored = _values_of(kind, read_config(Path(file)), file)
+        base["default"] = replace(base["default"], **stored) if base else kind(**{**_required(kind), **stored})
+    return tyro.cli(kind, args=rest, prog=f"vitrail {verb}", **base)
 
 
-def _as_arguments(kind: type[Any], values: Mapping[str, Any], file: str) -> list[str]:
-    """A config file's values as the options that they stand for, so that one parser judges both."""
-    hints = get_type_hints(kind, include_extras=True)
+def _required(kind: type[Any]) -> dict[str, Any]:
+    """What a file may leave to the command line: such options count as missing until they are given there."""
+    without = (f.name for f in fields(kind) if f.default is MISSING and f.default_factory is MISSING)
+    return dict.fromkeys(without, tyro.MISSING)
+
+
+def _values_of(kind: type[Any], values: Mapping[str, Any], file: str) -> dict[str, Any]:
+    """A config file's values in the types of the options that they stand for."""
+    hints = get_type_hints(kind)
     unknown = [name for name in values if name not in hints]
     if unknown:
         raise VitrailError(f"{file}: unknown option {', '.join(map(str, unknown))}; there are {', '.join(hints)}")
-    arguments: list[str] = []
-    positional: list[str] = []
-    for name, value in values.items():
-        if get_origin(hints[name]) is Annotated:
-            positional.append(str(value))
-        elif isinstance(value, bool):
-            arguments.append(f"--{'' if value else 'no-'}{name}")
-        else:
-            parts = value if isinstance(value, list) else [value]
-            arguments.extend([f"--{name}", *map(str, parts)])
-    return [*positional, *arguments]
+    empty = [name for name in _required(kind) if name in values and values[name] is None]
+    if empty:
+        raise VitrailError(f"{file}: {', '.join(empty)} needs a value")
+    # A line without a value leaves an option as it was; only where None is a value of its own does it say that.
+    given = {name: value for name, value in values.items() if value is not None or type(None) in get_args(hints[name])}
+    return {name: _judged(hints[name], value, f"{file}: {name}") for name, value in given.items()}
+
+
+def _judged(hint: Any, value: Any, where: str) -> Any:
+    """A value of a file as the option's parser reads it, so that one parser judges files and command lines.
+
+    Args:
+        hint: the option's type.
+        value: what YAML made of the line; a list stands for several words.
+        where: file and option, for the message.
+
+    Raises:
+        VitrailError: the parser does not take it.
+    """
+    if value is None:
+        return None
+    words = value if isinstance(value, list) else [value]
+    strange = any(word is None or isinstance(word, list | dict) for word in words)
+    # YAML reads yes, no, on and off as booleans: as somebody's words they would silently become True and False.
+    if not strange and (hint is bool or not any(isinstance(word, bool) for word in words)):
+        # The parser's own message would name neither the file nor the option.
+        with suppress(SystemExit), redirect_stdout(StringIO()), redirect_stderr(StringIO()):
+            return tyro.cli(hint, args=["--", *map(str, words)])
+    raise VitrailError(f"{where}: {value!r} is not {_described(hint)}")
+
+
+def _described(hint: Any) -> str:
+    """A type as a user would put it."""
+    if get_origin(hint) is Literal:
+        return f"one of {', '.join(map(str, get_args(hint)))}"
+    if hint is bool:
+        return "true or false"
+    return hint.__name__ if isinstance(hint, type) else str(hint).replace("typing.", "").replace("pathlib.", "")
 
 
 def _take(arguments: list[str], option: str) -> str | None:

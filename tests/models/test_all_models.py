@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+import math
+import re
+from dataclasses import fields, replace
 
 import pytest
 import torch
@@ -221,3 +223,56 @@ def test_unknown_names_and_options_say_what_there_is() -> None:
 def test_numbers_out_of_range_are_refused(values: dict[str, int]) -> None:
     with pytest.raises(VitrailError):
         ViTConfig(**values)
+
+
+@pytest.mark.parametrize(
+    ("model", "field", "value", "wanted"),
+    [
+        ("vit_tiny_patch16_224", "depth", "x", "int"),
+        ("vit_tiny_patch16_224", "depth", 2.0, "int"),
+        ("vit_tiny_patch16_224", "depth", True, "int"),
+        ("vit_tiny_patch16_224", "class_token", 1, "bool"),
+        ("vit_tiny_patch16_224", "mlp_ratio", "4", "float"),
+        ("vit_tiny_patch16_224", "layer_scale", "small", "float | None"),
+        ("vit_tiny_patch16_224", "img_size", [224], "int | tuple[int, int]"),
+        ("vit_tiny_patch16_224", "pool", "best", "Literal['class', 'mean'"),
+        ("swin_tiny_patch4_window7_224", "depths", [2, 2, "6", 2], "tuple[int, ...]"),
+    ],
+)
+def test_a_value_of_another_type_is_refused_with_the_one_that_is_wanted(
+    model: str, field: str, value: object, wanted: str
+) -> None:
+    shown = tuple(value) if isinstance(value, list) else value
+    with pytest.raises(VitrailError, match=re.escape(f"{model}: {field} must be {wanted}")) as error:
+        config_of(model, {field: value})
+    assert str(error.value).endswith(f"not {shown!r}")
+
+
+def test_values_of_the_right_type_are_taken_as_they_are() -> None:
+    given = {"img_size": [32, 48], "mlp_ratio": 2.0, "layer_scale": None, "depth": 3}
+    config = config_of("vit_tiny_patch16_224", given)
+    assert isinstance(config, ViTConfig)
+    assert (config.img_size, config.mlp_ratio, config.layer_scale, config.depth) == ((32, 48), 2.0, None, 3)
+    for name, known in MODELS.items():
+        assert config_of(name, {field.name: getattr(known, field.name) for field in fields(known)}) == known
+
+
+@pytest.mark.parametrize("field", ["dropout", "attention_dropout", "drop_path", "patch_drop"])
+@pytest.mark.parametrize("value", [-0.1, 1.0, 2.0, math.nan])
+def test_rates_that_are_no_share_are_refused_also_where_a_single_block_would_ignore_them(
+    field: str, value: float
+) -> None:
+    with pytest.raises(VitrailError, match=f"{field} must be at least 0 and below 1, not {value}"):
+        ViTConfig(**{"depth": 1, field: value})
+
+
+@pytest.mark.parametrize("model", ["swin_tiny_patch4_window7_224", "sam_vit_base_patch16", "resnet18", "detr_resnet50"])
+def test_the_rates_of_every_family_are_looked_at(model: str) -> None:
+    with pytest.raises(VitrailError, match="dropout must be at least 0 and below 1, not 2"):
+        config_of(model, {"dropout": 2.0})
+
+
+@pytest.mark.parametrize("field", ["img_size", "patch_size", "in_channels", "embed_dim", "num_heads"])
+def test_sizes_below_one_are_refused_by_name(field: str) -> None:
+    with pytest.raises(VitrailError, match=f"{field} must be at least 1, not 0"):
+        config_of("vit_tiny_patch16_224", {field: 0})

@@ -8,6 +8,7 @@ from typing import Literal
 
 from tyro.conf import Positional
 
+from vitrail.jobs.models import weights_of
 from vitrail.jobs.progress import say
 from vitrail.weights import Account
 from vitrail.weights import convert as convert_weights
@@ -18,7 +19,7 @@ class ConvertConfig:
     """Translate a checkpoint and print the account of its keys."""
 
     source: Positional[Path]
-    """A checkpoint file, or a folder with one (Transformers, timm, Vitrail)."""
+    """Folder of a run, a checkpoint file, or a folder with one (Transformers, timm, Vitrail)."""
     target: Positional[Path]
     """File or folder to write; must not exist."""
     to: Literal["timm", "transformers", "vitrail"]
@@ -27,6 +28,6 @@ class ConvertConfig:
 
 def convert(config: ConvertConfig) -> Account:
     """Translate a checkpoint; every key is accounted for or it is an error."""
-    account = convert_weights(config.source, config.target, to=config.to)
+    account = convert_weights(weights_of(str(config.source)), config.target, to=config.to)
     say(str(account))
     return account

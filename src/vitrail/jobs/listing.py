@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from fnmatch import fnmatch
 from typing import Literal
@@ -11,6 +11,7 @@ from typing import Literal
 import torch
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 from tyro.conf import Positional
 
 from vitrail.data import KNOWN
@@ -45,11 +46,31 @@ def listing(config: ListConfig, recipes: Mapping[str, str]) -> list[dict[str, st
         "recipes": lambda: [{"name": name, "about": about} for name, about in recipes.items()],
     }
     found = [row for row in rows[config.what]() if fnmatch(row["name"], config.match)]
-    table = Table(*(found[0] if found else ("nothing matches",)), box=None, pad_edge=False)
-    for row in found:
-        table.add_row(*row.values())
-    Console(soft_wrap=True).print(table)
+    _show(found)
     return found
+
+
+def _show(rows: Sequence[Mapping[str, str]]) -> None:
+    """Names whole, since they are there to be copied: other columns make room for them on a terminal.
+
+    Where another program reads, a row is a line, however long.
+    """
+    console = Console(soft_wrap=True, highlight=False, markup=False, emoji=False)
+    if not rows:
+        console.print("nothing matches")
+        return
+    widths = {key: max(len(key), *(len(row[key]) for row in rows)) for key in rows[0]}
+    if not console.is_terminal:
+        lines = ([line[key].ljust(width) for key, width in widths.items()] for line in ({k: k for k in widths}, *rows))
+        console.print("\n".join("  ".join(cells).rstrip() for cells in lines))
+        return
+    table = Table(box=None, pad_edge=False)
+    for key, width in widths.items():
+        whole = key == "name"
+        table.add_column(key, overflow="fold", no_wrap=whole, min_width=width if whole else None)
+    for row in rows:
+        table.add_row(*map(Text, row.values()))
+    console.print(table)
 
 
 def _models() -> list[dict[str, str]]:

@@ -29,13 +29,10 @@ def open_model(
         online: whether weights may be downloaded.
 
     Raises:
-        VitrailError: a run that has not finished, an unknown name, weights that are nowhere to be had.
+        VitrailError: a run that has not finished, an 8-bit graph, an unknown name, weights that are nowhere to be had.
     """
     options = dict(options or {})
-    folder = artefact_folder(model)
-    if folder is None and (Path(model) / "config.yaml").is_file():
-        raise VitrailError(f"{model}: this run has not finished, so it has no model yet; repeat its command to go on")
-    name = model if folder is None else str(folder)
+    name = weights_of(model)
     if not pretrained:
         backbone = create_model(name, **options)
         return Artefact(backbone, (), _fitted(Preprocess(), backbone))
@@ -47,8 +44,28 @@ def open_model(
     return Artefact(loaded.model, loaded.classes, _fitted(preprocess, loaded.model), files=loaded.files)
 
 
+def weights_of(model: str) -> str:
+    """What a user named, as ``vitrail.weights`` takes it: of a run the artefact in it, all else as it is.
+
+    Raises:
+        VitrailError: a run that has not finished, or an 8-bit graph.
+    """
+    folder = artefact_folder(model)
+    if folder is None and (Path(model) / "config.yaml").is_file():
+        raise VitrailError(f"{model}: this run has not finished, so it has no model yet; repeat its command to go on")
+    return model if folder is None else str(folder)
+
+
 def artefact_folder(model: str) -> Path | None:
-    """The artefact that a folder is, or holds as ``model/`` (a run's), if any."""
+    """The artefact that a folder is, or holds as ``model/`` (a run's), if any.
+
+    Raises:
+        VitrailError: an 8-bit graph, of which torch makes no model.
+    """
+    # Here, since that module itself opens models.
+    from vitrail.jobs.backend import refuse_quantised
+
+    refuse_quantised(model)
     return next((folder for folder in (Path(model), Path(model) / "model") if is_artefact(folder)), None)
 
 

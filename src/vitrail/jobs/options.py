@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import MISSING, fields
 from typing import Any, TypeVar
@@ -28,8 +29,22 @@ def named_values(options: Sequence[str], what: str) -> dict[str, Any]:
         name, equals, value = option.partition("=")
         if not equals:
             raise VitrailError(f"{what} {option!r} is not of the form name=value")
-        found[name.strip().replace("-", "_")] = yaml.safe_load(value)
+        try:
+            found[name.strip().replace("-", "_")] = yaml.load(value, _Values)
+        except yaml.YAMLError as error:
+            raise VitrailError(
+                f"{what} {option!r}: the value cannot be read ({' '.join(str(error).split())})"
+            ) from error
     return found
+
+
+class _Values(yaml.SafeLoader):
+    """YAML that knows 1e-4, without a point, for a number."""
+
+
+_Values.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"[-+]?\d+(\.\d*)?[eE][-+]?\d+$"), list("-+0123456789")
+)
 
 
 def filled(kind: type[T], options: Sequence[str], what: str) -> T:
@@ -60,7 +75,7 @@ def _like(name: str, value: Any, default: Any, what: str) -> Any:
         return value
     try:
         if isinstance(default, float) and not isinstance(value, bool):
-            return float(value)  # YAML takes 1e-4, without a point, for a word.
+            return float(value)
     except (TypeError, ValueError):
         pass
     if type(value) is not type(default):

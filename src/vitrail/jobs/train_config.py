@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from vitrail.contracts import VitrailError
 from vitrail.data import Augment, Mixing
 from vitrail.jobs.training import Training
 from vitrail.methods import DistillOptions
@@ -76,6 +77,18 @@ class TrainConfig(Training):
 
     compare: tuple[str, ...] = ()
     """Results to set beside this one in the report, each as 'name=per cent=source'."""
+
+    def __post_init__(self) -> None:
+        """Refuse what would otherwise show after the data was read, or after the last epoch."""
+        super().__post_init__()
+        if self.lora_rank < 1:
+            raise VitrailError(f"lora_rank must be at least 1, not {self.lora_rank}")
+        if self.compare:
+            # Here, since that module needs this one.
+            from vitrail.jobs.train_report import parse_comparison
+
+            for text in self.compare:
+                parse_comparison(text)
 
     def augment(self) -> Augment:
         """How training pictures vary."""

@@ -6,7 +6,10 @@ import difflib
 from collections.abc import Callable, Mapping
 from dataclasses import fields, replace
 from fnmatch import fnmatch
-from typing import Any
+from inspect import formatannotation
+from numbers import Integral, Real
+from types import UnionType
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 import torch
 
@@ -20,6 +23,7 @@ from vitrail.models.dit import DIT_MODELS, DiffusionTransformer, DiTConfig
 from vitrail.models.dvae import DVAE_MODELS, DiscreteVAE, DVAEConfig
 from vitrail.models.mae import MAE_MODELS, MAEConfig, MaskedAutoencoder
 from vitrail.models.model import Model, ModelConfig
+from vitrail.models.plain import require_rates
 from vitrail.models.sam import SAM_MODELS, Sam, SamConfig
 from vitrail.models.sam_encoder import SAM_ENCODERS, SamEncoder, SamEncoderConfig
 from vitrail.models.swin import SWIN_MODELS, Swin, SwinConfig
@@ -87,13 +91,53 @@ def with_overrides(config: ModelConfig, overrides: Mapping[str, Any], name: str)
     """A config with some fields replaced; lists, as YAML and JSON have them, become tuples.
 
     Raises:
-        VitrailError: an unknown field, with those there are; or values that do not fit together.
+        VitrailError: an unknown field, with those there are; a value of another type than the field's or out of its
+            range; or values that do not fit together.
     """
     known = {field.name for field in fields(config)}
     unknown = sorted(set(overrides) - known)
     if unknown:
         raise VitrailError(f"{name} has no option {', '.join(unknown)}; it has {', '.join(sorted(known))}")
-    return replace(config, **{name: tuple(v) if isinstance(v, list) else v for name, v in overrides.items()})
+    given = {field: tuple(value) if isinstance(value, list) else value for field, value in overrides.items()}
+    _require_types(given, get_type_hints(type(config)), name)
+    _require_sizes(given)
+    require_rates(given)
+    return replace(config, **given)
+
+
+def _require_types(given: Mapping[str, Any], hints: Mapping[str, Any], name: str) -> None:
+    """Refuse values that PyTorch would stumble over far from here, where nothing says which option was meant."""
+    for field, value in given.items():
+        if not _fits(value, hints[field]):
+            raise VitrailError(f"{name}: {field} must be {formatannotation(hints[field])}, not {value!r}")
+
+
+def _fits(value: object, hint: Any) -> bool:
+    """Whether a value is of a type, of those that configs use: an int (numpy's too) is a float too, a bool is neither."""
+    origin, parts = get_origin(hint), get_args(hint)
+    if origin is Literal:
+        return value in parts
+    if origin in (Union, UnionType):
+        return any(_fits(value, part) for part in parts)
+    if origin is tuple:
+        if not isinstance(value, tuple):
+            return False
+        wanted = (parts[0],) * len(value) if Ellipsis in parts else parts
+        return len(value) == len(wanted) and all(map(_fits, value, wanted))
+    if hint in (int, float):
+        return isinstance(value, Integral if hint is int else Real) and not isinstance(value, bool)
+    return isinstance(value, hint)
+
+
+SIZES = ("img_size", "patch_size", "in_channels", "embed_dim", "num_heads")
+"""Fields that everything else is divided by or made of."""
+
+
+def _require_sizes(given: Mapping[str, Any]) -> None:
+    for field in SIZES:
+        value = given.get(field, 1)
+        if any(number < 1 for number in (value if isinstance(value, tuple) else (value,))):
+            raise VitrailError(f"{field} must be at least 1, not {value}")
 
 
 def build(config: ModelConfig) -> Model:

@@ -39,11 +39,15 @@ def tune_head(model: Backbone) -> None:
 
 
 def tune_lora(rank: int, alpha: float) -> Tune:
-    """Low-rank updates of every linear layer in the blocks, and the classifier."""
+    """Low-rank updates of every linear layer in the blocks, and the classifier; as wide as the narrowest at most."""
 
     def adapt(model: Backbone) -> None:
         tune_head(model)
-        if not add_lora(model, lambda name: "blocks" in name.split("."), rank, alpha):
+        try:
+            adapted = add_lora(model, lambda name: "blocks" in name.split("."), rank, alpha)
+        except ValueError as error:
+            raise VitrailError(f"low-rank updates of a {type(model).__name__}: {error}") from error
+        if not adapted:
             raise VitrailError(
                 f"a {type(model).__name__} has no linear layers in blocks that low-rank updates could stand beside: "
                 "tune all of it, the last blocks or the head"
