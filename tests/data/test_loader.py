@@ -18,7 +18,7 @@ from tests.data.finished import FinishedLoader
 from tests.data.planted import PlantedSource
 from vitrail.contracts import Batch, VitrailError
 from vitrail.data import Augment, FolderSource, Mixing, Preprocess, Skipped, TrainTransform, jpeg
-from vitrail.data.loader import _begin_worker
+from vitrail.data.loader import NothingLeft, _begin_worker
 
 TRANSFORM = TrainTransform(Preprocess((16, 16)), Augment())
 
@@ -196,6 +196,28 @@ def test_a_batch_of_nothing_but_broken_pictures():
     loader = make(PlantedSource(6, trouble=dict.fromkeys(range(6), "broken")), on_error="skip")
     with pytest.raises(VitrailError, match=r"Every picture of batch 0 is broken: picture-\d\.png: planted"):
         list(loader.epoch(0))
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_where_nothing_is_trained_a_batch_of_broken_pictures_is_passed_over(workers):
+    broken = dict.fromkeys([*range(6, 12), *range(36, 40)], "broken")
+    options = {"workers": workers, "on_error": "skip", "shuffle": False, "drop_last": False}
+    loader = make(PlantedSource(trouble=broken), **options)
+    for start in (0, 1):
+        indices = [int(index) for batch in loader.epoch(0, start) for index in batch.indices]
+        assert indices == [*range(6 * (start == 0)), *range(12, 36)]
+    assert sorted(int(name[8:-4]) for name, _ in loader.skipped) == sorted(broken)
+    loader.close()
+    hopeless = make(PlantedSource(9, trouble=dict.fromkeys(range(9), "broken")), **options)
+    with pytest.raises(NothingLeft, match=r"every picture was broken: .*picture-0\.png: planted") as error:
+        list(hopeless.epoch(0))
+    assert len(error.value.skipped) == len(hopeless.skipped) == 9
+    hopeless.close()
+    # One of several processes cannot tell, and must not leave the others waiting.
+    half = PlantedSource(8, trouble=dict.fromkeys(range(4), "broken"))
+    shared = make(half, **options, batch_size=4, world_size=2)
+    assert not list(shared.epoch(0)) and len(shared.skipped) == 4
+    shared.close()
 
 
 @pytest.mark.parametrize("workers", [0, 1])

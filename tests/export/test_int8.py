@@ -124,6 +124,25 @@ def test_too_few_pictures_are_refused(reader: str, pictures: Path, tmp_path: Pat
     assert not (tmp_path / "out").exists()
 
 
+def test_broken_pictures_are_left_out_of_the_calibration_and_numbers_without_sense_refused(
+    reader: str, pictures: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "mixed"
+    folder.mkdir()
+    for number, file in enumerate(sorted(pictures.iterdir())):
+        (folder / file.name).write_bytes(b"no picture" if number % 3 == 0 else file.read_bytes())
+    values = {"model": reader, "calibrate": str(folder), "max_loss": 100.0, "max_error": 10.0, **HERE}
+    with pytest.raises(VitrailError, match=r"\.png: "):
+        quantise(QuantiseConfig(out=tmp_path / "strict", **values))
+    found = quantise(QuantiseConfig(out=tmp_path / "int8", on_error="skip", **values))
+    report = json.loads((tmp_path / "int8" / "config.json").read_text())["report"]
+    assert capsys.readouterr().err.count("skipped ") == 20
+    assert report["calibrated_on"] + found.held_out == 40
+    for name in ("pictures", "held_out"):
+        with pytest.raises(VitrailError, match=f"{name} must be at least 1, not 0"):
+            QuantiseConfig(out=tmp_path / "none", **{**values, name: 0})
+
+
 def test_labels_decide_before_answers_and_nan_is_never_kept() -> None:
     labelled = Agreement("all", 100, 0.9, True, {"logits": 0.1}, (0.95, 0.945))
     assert labelled.loss == pytest.approx(0.5) and labelled.refusal(1.0, 0.15) is None

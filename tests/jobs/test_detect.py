@@ -100,6 +100,22 @@ def test_broken_pictures_are_left_out_or_stop_the_job(detector: Path, photograph
     config = PredictConfig(out=tmp_path / "b.csv", draw=tmp_path / "drawn", on_error="skip", **options)
     assert {Path(row["name"]).name for row in predict(config)} == {"good.png"}
     assert [path.name for path in (tmp_path / "drawn").iterdir()] == ["good.png"]
+    alone = PredictConfig(out=tmp_path / "c.csv", on_error="skip", batch_size=1, **options)
+    assert {Path(row["name"]).name for row in predict(alone)} == {"good.png"}
+    with pytest.raises(VitrailError, match="every picture was broken"):
+        predict(PredictConfig(**{**options, "source": str(tmp_path / "in" / "broken.png")}, on_error="skip"))
+
+
+def test_boxes_are_drawn_on_pictures_whose_names_no_table_holds(
+    detector: Path, photographs: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "in").mkdir()
+    Image.open(photographs / "cat.png").save(tmp_path / "in" / "\udcff.png")
+    options = {"source": str(tmp_path / "in"), "model": str(detector), "threshold": 0.0, **HERE}
+    rows = predict(PredictConfig(out=tmp_path / "a.csv", draw=tmp_path / "drawn", **options))
+    assert {row["name"] for row in rows} == {f"{tmp_path}/in/\\udcff.png"}
+    (drawn,) = (tmp_path / "drawn").iterdir()
+    assert (np.asarray(Image.open(drawn)) != np.asarray(Image.open(photographs / "cat.png"))).any()
 
 
 def test_nothing_found_is_no_row_and_an_unchanged_picture(detector: Path, photographs: Path, tmp_path: Path) -> None:

@@ -11,9 +11,9 @@ from PIL import Image
 from tests.models.tiny import TINY
 from vitrail.contracts import VitrailError
 from vitrail.data.preprocess import Preprocess
-from vitrail.explain import AttentionRecord, patch_similarity
+from vitrail.explain import AttentionRecord, attention_maps, patch_similarity
 from vitrail.jobs.explain import ExplainConfig, explain
-from vitrail.jobs.explain_kinds import KINDS
+from vitrail.jobs.explain_kinds import KINDS, Subject
 from vitrail.jobs.explain_page import MEANINGS
 from vitrail.models import build, config_of
 from vitrail.nn.embed import as_pair
@@ -135,6 +135,24 @@ def test_the_attention_record_holds_the_row_that_is_drawn(pictures: Path, tmp_pa
     values = np.load(tmp_path / "out" / "a" / "maps.npz")["attention"]
     row = attention[-1].row((1, 0))
     assert np.allclose(attention.maps(-1)[0, :, row].mean(0).numpy(), values, atol=1e-6)
+
+
+def test_registers_are_not_drawn_as_the_class_token(pictures: Path, tmp_path: Path):
+    changes = {"class_token": False, "registers": 4, "pool": "mean"}
+    model = stored("vit_tiny_patch16_224", tmp_path / "model", **changes)
+    config = ExplainConfig(
+        source=str(pictures / "a.png"), model=model, out=tmp_path / "out", kinds=("attention", "rollout"), **HERE
+    )
+    explain(config)
+    assert "class token" not in (tmp_path / "out" / "explain.html").read_text()
+    # A mean over rows is the row of no token: there is no record of it.
+    assert not (tmp_path / "out" / "a" / "attention.npz").exists()
+    backbone = load_artefact(tmp_path / "model").model.eval()
+    images = torch.randn(1, *backbone.example_inputs(1)[0].shape[1:])
+    subject = Subject(backbone, images, (Image.new("RGB", (8, 8)),))
+    assert subject.whose == "mean over all patches"
+    expected = attention_maps(backbone, images)[0]
+    torch.testing.assert_close(subject.view(-1).mean(dim=0), expected)
 
 
 def test_a_detector_shows_its_queries_and_a_segmenter_its_masks(pictures: Path, tmp_path: Path):

@@ -11,6 +11,7 @@ import torch
 
 from tests.models.tiny import TINY
 from vitrail.contracts import VitrailError
+from vitrail.jobs.bulk import write_part
 from vitrail.jobs.embed import EmbedConfig, embed
 from vitrail.jobs.evaluate import EvaluateConfig, evaluate
 from vitrail.jobs.explain import ExplainConfig, explain
@@ -48,6 +49,7 @@ def test_parts_of_another_count_are_not_mixed(trained: Path, photos: Path, tmp_p
     parts = out.with_name(f".{out.name}.parts")
     parts.mkdir()
     (parts / "fingerprint").write_text("that of a job without merging")
+    write_part([], parts / f"{0:012d}.npz")
     with pytest.raises(VitrailError, match="another job"):
         embed(EmbedConfig(**config, merge=1))
 

@@ -159,6 +159,19 @@ def test_questions_that_make_no_sense_are_refused(
         ask(weights, photo, **{"out": tmp_path / "out", **options})
 
 
+def test_broken_pictures_and_names_that_no_table_holds(weights: Path, photo: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "in"
+    folder.mkdir()
+    (folder / "\udcff.png").write_bytes(photo.read_bytes())
+    (folder / "broken.png").write_bytes(b"no picture")
+    options = {"points": ("40,20",), "on_error": "skip"}
+    rows = ask(weights, folder, tmp_path / "out", **options)
+    assert {row["name"] for row in rows} == {f"{folder}/\\udcff.png"}
+    assert all((tmp_path / "out" / row["mask"]).is_file() for row in rows)
+    with pytest.raises(VitrailError, match="every picture was broken"):
+        ask(weights, folder / "broken.png", tmp_path / "none", **options)
+
+
 def test_a_mask_of_another_size_is_refused(weights: Path, photo: Path, tmp_path: Path) -> None:
     Image.new("L", (30, 60)).save(tmp_path / "mask.png")
     with pytest.raises(VitrailError, match="is 90x60, but the mask 30x60"):

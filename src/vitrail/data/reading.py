@@ -41,7 +41,8 @@ class Outcome:
     """What comes back for a task.
 
     Attributes:
-        batch: the batch's tensors by the names of :class:`Batch`'s fields; empty when there is an error.
+        batch: the batch's tensors by the names of :class:`Batch`'s fields; empty when there is an error, or no picture
+            left.
         names: of the pictures in the batch.
         skipped: name and reason of every broken picture left out.
         error: what stops the run, or None.
@@ -177,9 +178,7 @@ class BatchReader(Dataset[Outcome]):
             kept.append(index)
         self.hands.take(epoch, number, -1)
         if not samples:
-            raise VitrailError(
-                f"Every picture of batch {number} is broken: " + "; ".join(f"{printable(n)}: {r}" for n, r in skipped)
-            )
+            return Outcome(skipped=tuple(skipped))
         stacked, finish = self.collate(samples)
         labels = None if self.labels is None else torch.from_numpy(self.labels[kept])
         names = tuple(self.source.name(index) for index in kept)
@@ -205,7 +204,7 @@ class BatchReader(Dataset[Outcome]):
 
 
 def to_batch(outcome: Outcome) -> Batch:
-    """The batch of an outcome without error."""
+    """The batch of an outcome that has pictures."""
     if outcome.images is None or outcome.indices is None:
-        raise ValueError("an outcome with an error has no batch")
+        raise ValueError("an outcome without pictures has no batch")
     return Batch(outcome.images, outcome.labels, outcome.indices, outcome.names, outcome.extras, finish=outcome.finish)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import matplotlib
@@ -27,14 +28,15 @@ from vitrail.data import (
     to_picture,
     to_pixels,
 )
+from vitrail.data.loader import NothingLeft
 from vitrail.heads import Detections, detections
 from vitrail.jobs.bulk import fingerprint, run_in_parts
-from vitrail.jobs.inference import Hardware
+from vitrail.jobs.inference import Hardware, say_skipped
 from vitrail.jobs.models import require_classes, weights_digest
 from vitrail.jobs.predict_config import PredictConfig
 from vitrail.jobs.progress import say, track
 from vitrail.jobs.settings import default_out
-from vitrail.jobs.tables import Row, Table, check_table_name
+from vitrail.jobs.tables import Row, Table, check_table_name, picture_name
 from vitrail.models import Detr
 from vitrail.weights import Artefact
 
@@ -62,8 +64,10 @@ def predict_detection(config: PredictConfig, artefact: Artefact, hardware: Hardw
     source = FileSource(list_pictures(config.source), bands, config.source)
     names = [source.name(i) for i in range(len(source))]
 
-    def work(part: range) -> list[Row]:
+    def work(part: range) -> list[Row] | None:
         found = find(config, artefact, model, hardware, SubsetSource(source, list(part)))
+        if found is None:
+            return None
         return [row for name, objects in found for row in _rows(name, objects, artefact.classes)]
 
     key = fingerprint(weights_digest(model), artefact.preprocess, hardware.form, config.threshold)
@@ -77,8 +81,8 @@ def predict_detection(config: PredictConfig, artefact: Artefact, hardware: Hardw
 
 def find(
     config: PredictConfig, artefact: Artefact, model: Detr, hardware: Hardware, source: Source
-) -> list[tuple[str, Detections]]:
-    """The objects of every picture by its name, boxes in its own pixels and inside it."""
+) -> list[tuple[str, Detections]] | None:
+    """The objects of every picture by its name, boxes in its own pixels and inside it; None where all were broken."""
     loader = Loader(
         source,
         SizedTransform(artefact.preprocess),
@@ -92,7 +96,7 @@ def find(
         collate=pad_collate,
     )
     found: list[tuple[str, Detections]] = []
-    with track("predict", len(source)) as advance, torch.inference_mode():
+    with track("predict", len(source)) as advance, torch.inference_mode(), suppress(NothingLeft):
         for batch in loader.epoch(0):
             sizes, present = batch.extras["size"], batch.extras["mask"]
             moved = batch.to(hardware.device)
@@ -103,16 +107,15 @@ def find(
             for name, size, kept in zip(batch.names, sizes.tolist(), objects, strict=True):
                 found.append((name, kept._replace(boxes=clip_boxes_to_image(kept.boxes, (size[0], size[1])))))
             advance(len(batch))
-    for name, reason in loader.skipped:
-        say(f"skipped {name}: {reason}")
-    return found
+    say_skipped(loader.skipped)
+    return found or None
 
 
 def _rows(name: str, objects: Detections, classes: Sequence[str]) -> list[Row]:
     scores, labels, boxes = (values.tolist() for values in objects)
     return [
         {
-            "name": name,
+            "name": picture_name(name),
             "label": classes[label],
             "score": round(score, 6),
             **{corner: round(place, 2) for corner, place in zip(CORNERS, box, strict=True)},
@@ -134,12 +137,12 @@ def draw_detections(
         bands: 1 or 3, as the pictures are read.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    of_picture: dict[str, list[Row]] = {name: [] for name in names}
+    of_picture: dict[str, list[Row]] = {picture_name(name): [] for name in names}
     for row in rows:
         of_picture[row["name"]].append(row)
     counts: dict[str, int] = {}
     drawn = []
-    for name, boxes in of_picture.items():
+    for name in names:
         try:
             picture = read_picture(name, bands)
         except BrokenPicture:
@@ -147,7 +150,7 @@ def draw_detections(
         stem = Path(name).stem
         counts[stem] = count = counts.get(stem, 0) + 1
         path = folder / f"{stem if count == 1 else f'{stem}-{count}'}.png"
-        draw_boxes(picture, boxes, classes).save(path)
+        draw_boxes(picture, of_picture[picture_name(name)], classes).save(path)
         drawn.append(path)
     return drawn
 

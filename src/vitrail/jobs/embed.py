@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+import torch
 from jaxtyping import Float
 from torch import Tensor
 from tyro.conf import Positional
@@ -15,12 +16,12 @@ from vitrail.data import FileSource, Preprocess, SubsetSource, list_pictures
 from vitrail.heads.pool import POOLS
 from vitrail.jobs.backend import POOLED, BackendSettings, open_graph, refuse_quantised
 from vitrail.jobs.bulk import fingerprint, run_in_parts
-from vitrail.jobs.inference import Hardware, make_ready, run_source
+from vitrail.jobs.inference import Hardware, counted, make_ready, run_part
 from vitrail.jobs.merging import with_merging
 from vitrail.jobs.models import open_model, weights_digest
 from vitrail.jobs.progress import say
 from vitrail.jobs.settings import default_out
-from vitrail.jobs.tables import Row, Table, check_table_name
+from vitrail.jobs.tables import Row, Table, check_table_name, picture_name
 from vitrail.models import Backbone
 
 FeaturePool = Literal["class", "mean", "class_mean"]
@@ -37,7 +38,8 @@ class EmbedConfig(BackendSettings):
     model: str = "vit_small_patch14_dinov2"
     """Name of a pretrained model, folder of a run or of an artefact, or a checkpoint file."""
     out: Path | None = None
-    """The file: .csv, .jsonl or .parquet. Left out: embeddings.parquet under runs/."""
+    """The file: .csv, .jsonl or .parquet. Left out: embeddings.parquet under runs/. Pictures go by their paths; what of
+    one is not UTF-8 stands as \\udcff, for the byte FF."""
 
 
 class FeatureVector:
@@ -68,6 +70,16 @@ class Encoder:
     hardware: Hardware
     key: Sequence[object]
 
+    def try_out(self) -> None:
+        """Ask for the vector of an empty picture, before files are written for those of others.
+
+        Raises:
+            VitrailError: the model has no such vector: no class token, say.
+        """
+        empty = torch.zeros(1, self.preprocess.bands, *self.preprocess.size, device=self.hardware.device)
+        with torch.inference_mode():
+            self.hardware.rows(self.call, empty)
+
 
 def open_encoder(config: EmbedConfig) -> Encoder:
     """The model that a config names, ready to encode pictures."""
@@ -91,19 +103,21 @@ def embed(config: EmbedConfig) -> Table:
     out = config.out or default_out("embed", config.source, config.model) / "embeddings.parquet"
     check_table_name(out)
     encoder = open_encoder(config)
+    encoder.try_out()
     source = FileSource(list_pictures(config.source), 1 if encoder.preprocess.bands == 1 else 3, config.source)
 
-    def work(part: range) -> list[Row]:
+    def work(part: range) -> list[Row] | None:
         chosen = SubsetSource(source, list(part))
-        outputs = run_source(encoder.call, chosen, encoder.preprocess, config, encoder.hardware, "embed")
-        for name, reason in outputs.skipped:
-            say(f"skipped {name}: {reason}")
+        outputs = run_part(encoder.call, chosen, encoder.preprocess, config, encoder.hardware, "embed")
+        if outputs is None:
+            return None
         return [
-            {"name": name, "embedding": vector}
+            {"name": picture_name(name), "embedding": vector}
             for name, vector in zip(outputs.names, outputs.values.numpy(), strict=True)
         ]
 
     key = fingerprint(*encoder.key, encoder.preprocess, config.pool)
-    rows = run_in_parts([source.name(i) for i in range(len(source))], key, work, out)
-    say(f"{len(rows)} pictures, {len(rows[0]['embedding']) if rows else 0} numbers each → {out}")
+    names = [source.name(i) for i in range(len(source))]
+    rows = run_in_parts(names, key, work, out)
+    say(f"{counted(len(rows), len(names))}, {len(rows[0]['embedding']) if rows else 0} numbers each → {out}")
     return rows

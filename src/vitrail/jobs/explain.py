@@ -14,18 +14,18 @@ from torch import Tensor
 from tyro.conf import Positional
 
 from vitrail.contracts import VitrailError
-from vitrail.data import Preprocess, list_pictures, read_picture
+from vitrail.data import BrokenPicture, Preprocess, list_pictures, read_picture
 from vitrail.explain import AttentionRecord, picture_of
 from vitrail.explain.figures import save
 from vitrail.explain.given import attention_layers
 from vitrail.jobs.explain_kinds import KINDS, Drawing, Kind, Other, Subject, matches
 from vitrail.jobs.explain_page import MOST_PICTURES, Entry, section_of, write_explanations
 from vitrail.jobs.explain_queries import draw_detector, draw_prompt
-from vitrail.jobs.inference import Hardware
+from vitrail.jobs.inference import Hardware, counted
 from vitrail.jobs.merging import MergingSettings, with_merging
 from vitrail.jobs.models import open_model
 from vitrail.jobs.progress import say, track
-from vitrail.jobs.settings import default_out
+from vitrail.jobs.settings import default_out, make_folder
 from vitrail.models import Backbone, Detr, Sam, VideoTransformer
 from vitrail.weights import Artefact
 
@@ -72,26 +72,35 @@ def explain(config: ExplainConfig) -> list[Explanation]:
     """Draw and save what the model looked at in every picture, and a page that shows it all.
 
     Raises:
-        VitrailError: a kind, layer, patch or class that this model does not have, or a picture that cannot be read.
+        VitrailError: a kind, layer, patch, class or precision that this model does not have, a picture that cannot be
+            read, or no other one.
     """
     artefact = with_merging(open_model(config.model, config.model_overrides(), online=config.online), config)
+    if config.precision == "bf16" and not isinstance(artefact.model, Detr | Sam):
+        raise VitrailError("maps of picture encoders are drawn in float32: leave --precision bf16 out")
     hardware = Hardware.of(config)
     artefact.model.to(hardware.device).eval()
     out = config.out or default_out("explain", config.source, config.model)
     paths = [Path(path) for path in list_pictures(config.source)]
+    make_folder(out)
     # The frames of a video model's clip are drawn together.
     groups = [paths] if isinstance(artefact.model, VideoTransformer) else [[path] for path in paths]
     explanations, sections = [], []
     with track("explain", len(groups)) as advance:
         for folder, group in zip(_folders(out, [group[0] for group in groups]), groups, strict=True):
-            entry, attention = _look(config, artefact, hardware, group)
+            looked = _look_or_skip(config, artefact, hardware, group)
+            advance(1)
+            if looked is None:
+                continue
+            entry, attention = looked
             explanations.append(Explanation(entry.name, _write(entry, attention, folder)))
             if len(sections) < MOST_PICTURES:
                 sections.append(section_of(entry, len(sections)))
-            advance(1)
+    if not explanations:
+        raise VitrailError("every picture was broken: nothing is left to draw")
     title = f"What {Path(config.model).name} looked at"
-    page = write_explanations(title, _facts(config), sections, len(groups) - len(sections), out)
-    say(f"{len(groups)} pictures → {page}")
+    page = write_explanations(title, _facts(config), sections, len(explanations) - len(sections), out)
+    say(f"{counted(len(explanations), len(groups))} → {page}")
     return explanations
 
 
@@ -108,6 +117,24 @@ def _folders(out: Path, paths: list[Path]) -> list[Path]:
 def _facts(config: ExplainConfig) -> dict[str, object]:
     named = ("source", "model", "image_size", "layer", "patch", "class_name", "other", "whole", "kinds", "merge")
     return {name: vars(config)[name] for name in named}
+
+
+def _look_or_skip(
+    config: ExplainConfig, artefact: Artefact, hardware: Hardware, paths: Sequence[Path]
+) -> tuple[Entry, AttentionRecord | None] | None:
+    """As :func:`_look`, without the broken pictures where they are to be left out; None where no other is left."""
+    rest = list(paths)
+    while rest:
+        try:
+            return _look(config, artefact, hardware, rest)
+        except BrokenPicture as error:
+            whole = [path for path in rest if str(path) != error.name]
+            # The picture that all are compared with is nobody's to leave out.
+            if config.on_error == "raise" or len(whole) == len(rest):
+                raise
+            say(f"skipped {error}")
+            rest = whole
+    return None
 
 
 def _look(
@@ -230,7 +257,7 @@ def _answer(artefact: Artefact, subject: Subject) -> str:
 
 def _record_of(subject: Subject) -> AttentionRecord | None:
     """The rows that were drawn as a record; None where they are means, which are rows of no token."""
-    if subject.patch is None and not subject.views[-1].prefix:
+    if subject.patch is None and not subject.views[-1].class_token:
         return None
     attention = AttentionRecord(len(subject.views))
     for number, layer in enumerate(subject.views):
@@ -239,10 +266,7 @@ def _record_of(subject: Subject) -> AttentionRecord | None:
 
 
 def _write(entry: Entry, attention: AttentionRecord | None, folder: Path) -> tuple[Path, ...]:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise VitrailError(f"{folder}: cannot be made ({error.strerror}); give another folder with --out") from error
+    make_folder(folder)
     files = [save(drawing.figure, folder / f"{drawing.kind}.png") for drawing in entry.drawings]
     arrays: dict[str, Any] = {}
     for drawing in entry.drawings:

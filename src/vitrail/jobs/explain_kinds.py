@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Literal
 
@@ -132,11 +132,11 @@ class Subject:
         return [found[layer] for layer in sorted(found)]
 
     def _row(self, given: Given) -> LayerAttention:
-        if self.patch is not None or given.tokens.prefix:
+        if self.patch is not None or given.tokens.class_token:
             return rows_of(given, (0 if self.patch is None else self.patch,))
         rows = rows_of(given, None)
-        mean = rows.weights.mean(dim=2, keepdim=True)
-        return LayerAttention(mean, rows.queries[:1], rows.grid, rows.prefix, rows.keep)
+        mean = rows.weights[:, :, rows.prefix :].mean(dim=2, keepdim=True)
+        return replace(rows, weights=mean, queries=rows.queries[:1])
 
     def view(self, number: int) -> Float[Tensor, "heads ..."]:
         """The map of a layer, by head."""
@@ -150,7 +150,7 @@ class Subject:
         """Whose view is drawn, in words."""
         if self.patch is not None:
             return f"patch {', '.join(map(str, self.patch))}"
-        return "class token" if self.views[-1].prefix else "mean over all patches"
+        return "class token" if self.views[-1].class_token else "mean over all patches"
 
     def over(self, values: Tensor, title: str, legend: str = "attention per patch") -> Figure:
         """A map ``(H, W)`` over the picture, or ``(T, H, W)`` over the frames of a clip."""
@@ -293,7 +293,8 @@ def norms(subject: Subject) -> Drawing:
     lengths, marked, limit = token_norms(raw)[0], outlier_tokens(raw)[0], float(outlier_limit(raw)[0])
 
     def chart(colours: ChartColours) -> Figure:
-        return norm_chart(lengths, marked, raw.prefix, limit, colours, "norms of tokens" if colours.paper else "")
+        title = "norms of tokens" if colours.paper else ""
+        return norm_chart(lengths, marked, raw.prefix, limit, colours, title, raw.class_token)
 
     return Drawing("norms", chart(PRINT), {"norms": lengths.numpy(), "outliers": marked.numpy()}, chart)
 

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from typing import TypeVar
 
 import torch
 from jaxtyping import Float, Int
+from PIL import Image
 from torch import Tensor, nn
 
 from vitrail.contracts import Batch, VitrailError
-from vitrail.data import Loader, Preprocess, Source, TrainTransform
+from vitrail.data import BrokenPicture, Loader, Preprocess, Source, TrainTransform, printable
+from vitrail.data.loader import NothingLeft
+from vitrail.data.reading import OnError
 from vitrail.engine import Precision, World, choose_precision, resolve_device
 from vitrail.jobs.progress import say, track
 from vitrail.jobs.settings import Settings
@@ -136,6 +139,10 @@ def run_source(
         settings: batch size, workers, what to do about broken pictures.
         hardware: where it runs.
         title: of the progress display.
+
+    Raises:
+        VitrailError: there are no pictures.
+        NothingLeft: every one of them was broken.
     """
     if not len(source):
         raise VitrailError("there are no pictures to work on")
@@ -143,9 +150,59 @@ def run_source(
     gathering = Gathering()
     for batch, values in run_batches(call, loader, hardware, title, len(source)):
         gathering.add(batch, values)
-    if not gathering.values:
-        raise VitrailError("every picture was broken: nothing is left to work on")
     return gathering.outputs(loader)
+
+
+def run_part(
+    call: Callable[[Tensor], Tensor],
+    source: Source,
+    preprocess: Preprocess,
+    settings: Settings,
+    hardware: Hardware,
+    title: str,
+) -> Outputs | None:
+    """As :func:`run_source`, for one part of a job's pictures, with a line for each that was left out.
+
+    Whether a job has anything left to work on is not for one part to say: for one of nothing but broken pictures it is
+    None.
+    """
+    try:
+        outputs = run_source(call, source, preprocess, settings, hardware, title)
+    except NothingLeft as error:
+        say_skipped(error.skipped)
+        return None
+    say_skipped(outputs.skipped)
+    return outputs
+
+
+def readable(source: Source, indices: Iterable[int], on_error: OnError) -> Iterator[Image.Image]:
+    """The pictures at some places of a source.
+
+    Args:
+        source: the pictures.
+        indices: which.
+        on_error: whether a broken one is an error, or is left out with a line that says so.
+    """
+    for index in indices:
+        try:
+            picture = source.picture(index)
+        except BrokenPicture as error:
+            if on_error == "raise":
+                raise
+            say(f"skipped {error}")
+            continue
+        yield picture
+
+
+def say_skipped(skipped: Iterable[tuple[str, str]]) -> None:
+    """A line for each picture that was left out, with the reason."""
+    for name, reason in skipped:
+        say(f"skipped {printable(name)}: {reason}")
+
+
+def counted(done: int, given: int) -> str:
+    """How many pictures a job ends with, and how many of those that it was given were left out."""
+    return f"{done} pictures" + (f" ({given - done} broken, left out)" if done < given else "")
 
 
 class Gathering:

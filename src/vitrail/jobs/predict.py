@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import fields
 
+from vitrail.contracts import VitrailError
 from vitrail.export import Output, is_quantised
 from vitrail.jobs.backend import graph_of, open_graph, refuse_quantised
 from vitrail.jobs.detect import predict_detection
@@ -13,6 +15,7 @@ from vitrail.jobs.models import open_model
 from vitrail.jobs.predict_classes import predict_classes, predict_classes_by_graph
 from vitrail.jobs.predict_config import PredictConfig
 from vitrail.jobs.segment import predict_segmentation
+from vitrail.jobs.settings import make_folder
 from vitrail.jobs.tables import Table
 from vitrail.jobs.zero_shot import predict_zero_shot
 from vitrail.models import Backbone, Detr, DualEncoder, Model, Sam
@@ -29,17 +32,40 @@ FORMS: dict[type[Model], Form] = {
 }
 """By the kind of model; the first that fits answers."""
 
+OPTIONS: Sequence[tuple[type[Model], str, Sequence[str]]] = (
+    (DualEncoder, "image-text models", ("labels", "template")),
+    (Detr, "detectors", ("threshold",)),
+    (
+        Sam,
+        "promptable segmenters",
+        (
+            *("points", "point_labels", "boxes", "mask_in", "points_per_side", "mask_quality", "mask_stability"),
+            *("mask_overlap", "crop_layers", "min_region"),
+        ),
+    ),
+)
+"""The options of one kind of model alone, and what the kind is called."""
+
 LOGITS: tuple[Output, ...] = ("logits",)
 """What a graph is asked for."""
 
 
 def predict(config: PredictConfig) -> Table:
-    """Predictions of every picture, in order; a row for each, or for each box or mask. They stay in the file."""
+    """Predictions of every picture, in order; a row for each, or for each box or mask. They stay in the file.
+
+    Raises:
+        VitrailError: options of another kind of model, or files that cannot be read or written.
+    """
+    if config.draw is not None:
+        make_folder(config.draw, "--draw")
     if config.backend == "torch":
         refuse_quantised(config.model)
     elif is_quantised(config.model):
-        return predict_classes_by_graph(config, open_graph(config, config.backend, LOGITS))
+        graph = open_graph(config, config.backend, LOGITS)
+        refuse_foreign(config, Backbone, graph.facts.family)
+        return predict_classes_by_graph(config, graph)
     artefact = with_merging(open_model(config.model, config.model_overrides(), online=config.online), config)
+    refuse_foreign(config, type(artefact.model), type(artefact.model).__name__)
     if config.backend != "torch":
         if isinstance(artefact.model, DualEncoder):
             return predict_zero_shot(config, artefact, Hardware.of(config))
@@ -47,3 +73,22 @@ def predict(config: PredictConfig) -> Table:
     form = next((form for kind, form in FORMS.items() if isinstance(artefact.model, kind)), predict_classes)
     model, hardware = make_ready(artefact.model, Hardware.of(config), config.batch_size)
     return form(config, artefact.with_model(model), hardware)
+
+
+def refuse_foreign(config: PredictConfig, kind: type[Model], family: str) -> None:
+    """Refuse options that this kind of model would ignore.
+
+    Args:
+        config: what was asked for.
+        kind: of the model.
+        family: what the model is called in the message.
+
+    Raises:
+        VitrailError: naming them, and the kind of model that takes them.
+    """
+    defaults = {option.name: option.default for option in fields(config)}
+    for takes, called, names in OPTIONS:
+        given = [name for name in names if vars(config)[name] != defaults[name]]
+        if given and not issubclass(kind, takes):
+            options = ", ".join(f"--{name.replace('_', '-')}" for name in given)
+            raise VitrailError(f"{config.model} is a {family}, but only {called} take {options}: leave that out")

@@ -14,12 +14,12 @@ from vitrail.explain.bars import label_bars
 from vitrail.explain.figures import save
 from vitrail.jobs.backend import Graph
 from vitrail.jobs.bulk import fingerprint, run_in_parts
-from vitrail.jobs.inference import Hardware, classifier, run_source
+from vitrail.jobs.inference import Hardware, classifier, counted, run_part
 from vitrail.jobs.models import require_classes, require_named, weights_digest
 from vitrail.jobs.predict_config import PredictConfig
 from vitrail.jobs.progress import say
 from vitrail.jobs.settings import default_out
-from vitrail.jobs.tables import Row, Table, check_table_name
+from vitrail.jobs.tables import Row, Table, check_table_name, paths_of, picture_name
 from vitrail.weights import Artefact
 
 
@@ -75,15 +75,15 @@ def write_answers(config: PredictConfig, answers: Answers) -> Table:
     source = FileSource(list_pictures(config.source), answers.bands, config.source)
     top = min(config.top, len(answers.classes))
 
-    def work(part: range) -> list[Row]:
+    def work(part: range) -> list[Row] | None:
         chosen = SubsetSource(source, list(part))
-        outputs = run_source(answers.call, chosen, answers.preprocess, config, answers.hardware, "predict")
-        for name, reason in outputs.skipped:
-            say(f"skipped {name}: {reason}")
+        outputs = run_part(answers.call, chosen, answers.preprocess, config, answers.hardware, "predict")
+        if outputs is None:
+            return None
         confidences, numbers = outputs.values.topk(top, dim=1)
         return [
             {
-                "name": name,
+                "name": picture_name(name),
                 "label": answers.classes[row[0]],
                 "confidence": round(sure[0], 6),
                 "top_labels": [answers.classes[number] for number in row],
@@ -93,20 +93,27 @@ def write_answers(config: PredictConfig, answers: Answers) -> Table:
         ]
 
     key = fingerprint(answers.preprocess, config.top, *answers.key)
-    rows = run_in_parts([source.name(i) for i in range(len(source))], key, work, out)
+    names = [source.name(i) for i in range(len(source))]
+    rows = run_in_parts(names, key, work, out)
     if config.draw is not None:
-        draw_answers(rows, config.draw, answers.bands)
-    say(f"{len(rows)} pictures → {out}")
+        draw_answers(paths_of(rows, names), config.draw, answers.bands)
+    say(f"{counted(len(rows), len(names))} → {out}")
     return rows
 
 
-def draw_answers(rows: Iterable[Row], folder: Path, bands: int = 3) -> list[Path]:
-    """Every picture beside its most probable classes, as ``folder/<stem>.png``, numbered where stems repeat."""
+def draw_answers(rows: Iterable[tuple[Row, str]], folder: Path, bands: int = 3) -> list[Path]:
+    """Every picture beside its most probable classes, as ``folder/<stem>.png``, numbered where stems repeat.
+
+    Args:
+        rows: each with the path of its picture.
+        folder: made where it does not exist.
+        bands: 1 or 3, as the pictures are read.
+    """
     seen: dict[str, int] = {}
     drawn = []
-    for row in rows:
-        stem = Path(row["name"]).stem
+    for row, path in rows:
+        stem = Path(path).stem
         count = seen[stem] = seen.get(stem, 0) + 1
-        figure = label_bars(read_picture(row["name"], bands), row["top_labels"], row["top_confidences"])
+        figure = label_bars(read_picture(path, bands), row["top_labels"], row["top_confidences"])
         drawn.append(save(figure, folder / f"{stem if count == 1 else f'{stem}-{count}'}.png"))
     return drawn

@@ -53,4 +53,5 @@ class PredictConfig(BackendSettings):
     draw: Path | None = None
     """Folder for pictures with the answer drawn on them; none are drawn when left out."""
     out: Path | None = None
-    """The table (.csv, .jsonl or .parquet), for masks a folder. Left out: under runs/."""
+    """The table (.csv, .jsonl or .parquet), for masks a folder. Left out: under runs/. Pictures go by their paths; what
+    of one is not UTF-8 stands as \\udcff, for the byte FF."""

@@ -128,7 +128,9 @@ def album(parts: Parts) -> Album:
     config, entry, start = parts.config, parts.entry, parts.start
     folder = parts.out / PICTURES
     count = config.pictured if entry.pictures else 0
-    return Album(parts.method, parts.splits.val, count, start.preprocess, entry.show, folder, parts.world)
+    return Album(
+        parts.method, parts.splits.val, count, start.preprocess, entry.show, folder, parts.world, config.on_error
+    )
 
 
 def training_loader(parts: Parts) -> Loader:

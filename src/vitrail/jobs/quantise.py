@@ -13,6 +13,7 @@ from tyro.conf import Positional
 
 from vitrail.contracts import VitrailError
 from vitrail.data import FileSource, Preprocess, Source, SubsetSource, list_pictures, open_data
+from vitrail.data.reading import OnError
 from vitrail.export import (
     PLANS,
     OpenVINORunner,
@@ -25,6 +26,7 @@ from vitrail.export import (
 )
 from vitrail.jobs.agreement import Agreement, accuracy_of, compare, outputs_on
 from vitrail.jobs.backend import graph_of, refuse_quantised
+from vitrail.jobs.inference import readable, say_skipped
 from vitrail.jobs.models import open_model
 from vitrail.jobs.progress import say
 from vitrail.jobs.settings import Settings, default_out
@@ -63,6 +65,13 @@ class QuantiseConfig(Settings):
     split_seed: int = 0
     """Of that split."""
 
+    def __post_init__(self) -> None:
+        """Refuse numbers that no job can work with."""
+        super().__post_init__()
+        for name, value in (("pictures", self.pictures), ("held_out", self.held_out)):
+            if value < 1:
+                raise VitrailError(f"{name} must be at least 1, not {value}")
+
 
 def quantise(config: QuantiseConfig) -> Agreement:
     """Write the first plan that holds, from the quickest to the most careful; how it compares with float32.
@@ -84,11 +93,12 @@ def quantise(config: QuantiseConfig) -> Agreement:
         config.data, val_fraction=config.val_fraction, seed=config.split_seed, online=config.online
     )
     wanted = outputs_on(exact, others, config, "float32")
+    say_skipped(wanted.skipped)
     before = accuracy_of(exact, splits, config, str(config.data)) if splits else None
-    pictures = stack(chosen, artefact.preprocess)
+    pictures = stack(chosen, artefact.preprocess, config.on_error)
     refused = []
     for plan in PLANS:
-        say(f"8 bits: {plan.name}, calibrated on {len(chosen)} pictures …")
+        say(f"8 bits: {plan.name}, calibrated on {len(pictures)} pictures …")
         made = quantise_graph(exact.file, pictures, plan)
         runner = OpenVINORunner(made, config.precision, config.batch_size)
         graph = replace(exact, runner=runner)
@@ -98,7 +108,7 @@ def quantise(config: QuantiseConfig) -> Agreement:
         found = compare(plan.name, exact.widths(), wanted.values, values, accuracy)
         reason = found.refusal(config.max_loss, config.max_error)
         if reason is None:
-            report = {**found.to_dict(), "precision": runner.precision, "calibrated_on": len(chosen)}
+            report = {**found.to_dict(), "precision": runner.precision, "calibrated_on": len(pictures)}
             write_quantised(made, exact.facts, report, out)
             verb = "predict" if "logits" in outputs else "embed"
             say(f"{found} → {out}; {verb} takes it with --backend openvino")
@@ -137,6 +147,18 @@ def divide(source: Source, config: QuantiseConfig) -> tuple[Source, Source]:
     )
 
 
-def stack(source: Source, preprocess: Preprocess) -> Float[Tensor, "n c h w"]:
-    """All pictures of a source as the model reads them."""
-    return torch.stack([preprocess(source.picture(index)) for index in range(len(source))])
+def stack(source: Source, preprocess: Preprocess, on_error: OnError = "raise") -> Float[Tensor, "n c h w"]:
+    """All pictures of a source as the model reads them.
+
+    Args:
+        source: the pictures.
+        preprocess: the model's.
+        on_error: whether a broken picture is an error, or is left out with a line that says so.
+
+    Raises:
+        VitrailError: a broken picture, or no other ones.
+    """
+    seen = [preprocess(picture) for picture in readable(source, range(len(source)), on_error)]
+    if not seen:
+        raise VitrailError("every picture was broken: nothing is left to calibrate on")
+    return torch.stack(seen)

@@ -24,8 +24,8 @@ from vitrail.jobs.models import weights_digest
 from vitrail.jobs.predict_config import PredictConfig
 from vitrail.jobs.progress import say, track
 from vitrail.jobs.segmenter import Segmenter
-from vitrail.jobs.settings import default_out
-from vitrail.jobs.tables import Row, Table
+from vitrail.jobs.settings import default_out, make_folder
+from vitrail.jobs.tables import Row, Table, picture_name
 from vitrail.models import Sam
 from vitrail.weights import Artefact
 
@@ -134,15 +134,15 @@ class Asking:
     settings: GeneratorSettings
     out: Path
 
-    def answer(self, path: Path, folder: str) -> list[Row]:
-        """The rows of one picture, whose masks are written and drawn; none for a broken one that is skipped."""
+    def answer(self, path: Path, folder: str) -> list[Row] | None:
+        """The rows of one picture, whose masks are written and drawn; None for a broken one that is skipped."""
         try:
             picture = read_picture(path, 1 if self.model.in_channels == 1 else 3)
         except BrokenPicture as error:
             if self.config.on_error == "raise":
                 raise
             say(f"skipped {error}")
-            return []
+            return None
         _require_inside(self.prompts, picture, path)
         masks = _everything(self, picture) if self.prompts.empty else _prompted(self.see(picture), self.prompts)
         if self.config.draw is not None:
@@ -155,12 +155,18 @@ class Asking:
 
     def _row(self, mask: Mask, path: Path, name: str) -> Row:
         file = self.out / name
-        _make_folder(file.parent)
+        make_folder(file.parent)
         Image.fromarray(mask.pixels.astype(np.uint8) * 255).save(file)
         rows, columns = (np.flatnonzero(mask.pixels.any(axis=axis)) for axis in (1, 0))
         box = [columns[0], rows[0], columns[-1] + 1, rows[-1] + 1] if len(rows) else [0, 0, 0, 0]
         area = int(mask.pixels.sum())
-        return {"name": str(path), "mask": name, "box": [int(side) for side in box], "area": area, **mask.facts}
+        return {
+            "name": picture_name(str(path)),
+            "mask": name,
+            "box": [int(side) for side in box],
+            "area": area,
+            **mask.facts,
+        }
 
 
 def predict_segmentation(config: PredictConfig, artefact: Artefact, hardware: Hardware) -> Table:
@@ -184,9 +190,10 @@ def predict_segmentation(config: PredictConfig, artefact: Artefact, hardware: Ha
     key = fingerprint(weights_digest(model), artefact.preprocess, hardware.form, asked)
     with track("segment", len(paths)) as advance:
 
-        def work(part: range) -> list[Row]:
-            rows = [row for number in part for row in asking.answer(paths[number], folders[number])]
-            advance(len(part))
+        def work(part: range) -> list[Row] | None:
+            (number,) = part
+            rows = asking.answer(paths[number], folders[number])
+            advance(1)
             return rows
 
         rows = run_in_parts([str(path) for path in paths], key, work, out / TABLE, part=1)
@@ -207,20 +214,14 @@ def _settings(config: PredictConfig) -> GeneratorSettings:
 
 
 def _folders(paths: Sequence[Path]) -> list[str]:
-    """A folder a picture, by its stem; numbered where stems repeat."""
+    """A folder a picture, by its stem as the table can hold it; numbered where stems repeat."""
     seen: dict[str, int] = {}
     names = []
     for path in paths:
-        count = seen[path.stem] = seen.get(path.stem, 0) + 1
-        names.append(path.stem if count == 1 else f"{path.stem}-{count}")
+        stem = picture_name(path.stem)
+        count = seen[stem] = seen.get(stem, 0) + 1
+        names.append(stem if count == 1 else f"{stem}-{count}")
     return names
-
-
-def _make_folder(folder: Path) -> None:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise VitrailError(f"{folder}: cannot be made ({error.strerror}); give another folder") from error
 
 
 def _require_inside(prompts: Prompts, picture: Image.Image, path: Path) -> None:
@@ -283,5 +284,5 @@ def _draw(picture: Image.Image, masks: Sequence[Mask], prompts: Prompts, file: P
             chosen = prompts.points[prompts.labels == label]
             if len(chosen):
                 image = draw_keypoints(image, chosen[:, None], colors=colour, radius=2 * size)
-    _make_folder(file.parent)
+    make_folder(file.parent, "--draw")
     to_picture(image).save(file)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import shlex
 from dataclasses import MISSING, asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, Literal
@@ -13,6 +15,9 @@ from vitrail.contracts import VitrailError
 
 ImageSize = int | tuple[int, int]
 Precision = Literal["auto", "fp32", "bf16"]
+
+MOST_SEED = 2**63 - 1
+"""What the engine and torch's generators take: 64 bits with a sign."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,9 +31,9 @@ class Settings:
     patch_size: ImageSize | None = None
     """Pixels of a patch. Left out: the model's own; another one resizes the patch projection."""
     batch_size: int = 32
-    """Pictures at once; in training, pictures per optimiser step over all processes."""
+    """Pictures at once; in training, pictures per optimiser step over all processes. No matter to explain, export."""
     seed: int = 0
-    """Of the split and of all randomness."""
+    """Of the split and of all randomness. No matter to explain and export."""
     out: Path | None = None
     """Where results go. Left out: a folder under runs/ named after the verb, the data and the model."""
     device: str = "auto"
@@ -36,7 +41,8 @@ class Settings:
     precision: Precision = "auto"
     """auto takes bf16 where the hardware proves faster with it."""
     workers: int | None = None
-    """Processes that read pictures; 0 reads in the main one. Left out: 2, but 0 where a model answers on a CPU."""
+    """Processes that read pictures; 0 reads in the main one. Left out: 2, but 0 where a model answers on a CPU. No
+    matter to explain and export."""
     on_error: Literal["raise", "skip"] = "raise"
     """A broken picture stops the job, or is left out and listed."""
     online: bool = False
@@ -48,6 +54,8 @@ class Settings:
             value = asdict(self)[name]
             if value is not None and value < least:
                 raise VitrailError(f"{name} must be at least {least}, not {value}")
+        if self.seed > MOST_SEED:
+            raise VitrailError(f"seed must be at most {MOST_SEED}, not {self.seed}")
         for name, size in (("image_size", self.image_size), ("patch_size", self.patch_size)):
             sides = () if size is None else (size,) if isinstance(size, int) else size
             if any(side < 1 for side in sides):
@@ -87,7 +95,7 @@ def to_plain(config: Settings) -> dict[str, Any]:
 
 def write_config(verb: str, config: Settings, path: Path) -> None:
     """The file that repeats a run: ``vitrail VERB --config FILE``."""
-    header = f"# Repeat with: vitrail {verb} --config {path}\n"
+    header = f"# Repeat with: vitrail {verb} --config {shlex.quote(str(path))}\n"
     path.write_text(header + yaml.safe_dump(to_plain(config), sort_keys=False, allow_unicode=True), encoding="utf-8")
 
 
@@ -104,6 +112,25 @@ def read_config(path: Path) -> dict[str, Any]:
     if not isinstance(values, dict):
         raise VitrailError(f"{path}: a config is a list of 'name: value' lines, this is {type(values).__name__}")
     return values
+
+
+def make_folder(folder: Path, option: str = "--out") -> None:
+    """A folder that results can go into: jobs make it before they work, not when the work is done.
+
+    Args:
+        folder: where.
+        option: by which another one is given, for the message.
+
+    Raises:
+        VitrailError: it cannot be made or written into.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        reason = "a file of that name is in the way" if isinstance(error, FileExistsError) else error.strerror
+        raise VitrailError(f"{folder}: cannot be made ({reason}); give another folder with {option}") from error
+    if not os.access(folder, os.W_OK):
+        raise VitrailError(f"{folder}: cannot be written into; give another folder with {option}")
 
 
 def default_out(verb: str, *parts: str) -> Path:

@@ -6,6 +6,7 @@ import csv
 import json
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from importlib.util import find_spec
 from itertools import islice
 from pathlib import Path
@@ -14,12 +15,52 @@ from typing import Any, overload
 import numpy as np
 
 from vitrail.contracts import VitrailError
+from vitrail.data import printable
 
 Row = dict[str, Any]
-"""Values by column: text, numbers, lists of one length, or vectors (numpy, one dimension)."""
+"""Values by column: text, numbers, lists of one length, or vectors (numpy, one dimension). Pictures are named by
+:func:`picture_name`."""
 
 Parts = Iterable[Sequence[Row]]
 """Rows some at a time, the same in the same order whenever it is gone through."""
+
+
+def picture_name(path: str) -> str:
+    """A picture's path as every kind of table holds it: as it is, so that it can be joined on and opened.
+
+    Tables are UTF-8, which not every file name is: one that is not stands as messages show it (``\\udcff`` for the byte
+    FF).
+    """
+    try:
+        path.encode("utf-8")
+    except UnicodeEncodeError:
+        return printable(path)
+    return path
+
+
+def paths_of(rows: Iterable[Row], paths: Iterable[str]) -> Iterator[tuple[Row, str]]:
+    """Every row with the path of its picture, which its name may only stand for.
+
+    Args:
+        rows: one a picture, in the order of the pictures; some may have none.
+        paths: of all pictures.
+    """
+    rest = iter(paths)
+    for row in rows:
+        yield row, next(path for path in rest if picture_name(path) == row["name"])
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """While a file is written: what goes wrong becomes a message that names it.
+
+    Raises:
+        VitrailError: the file cannot be written.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise VitrailError(f"{path}: cannot be written ({error.strerror or error})") from error
 
 
 class TableFormat(ABC):
@@ -140,12 +181,14 @@ def check_table_name(path: Path) -> None:
     """Refuse a file that cannot be written, before any work is done for it.
 
     Raises:
-        VitrailError: its ending names no known format, or the format's package is not installed.
+        VitrailError: its ending names no known format, the format's package is not installed, or a folder is there.
     """
     if path.suffix not in FORMATS:
         raise VitrailError(f"{path}: the file's ending must be one of {', '.join(FORMATS)}")
     if path.suffix == ".parquet" and find_spec("pyarrow") is None:
         raise VitrailError(f"{path}: Parquet needs pyarrow: pip install 'vitrail[scale]', or ask for .csv or .jsonl")
+    if path.is_dir():
+        raise VitrailError(f"{path}: is a folder; give the name of a file with --out")
 
 
 class Table(Sequence[Row]):
@@ -195,12 +238,16 @@ def write_table(parts: Parts, path: Path) -> Table:
     Args:
         parts: the rows; gone through more than once.
         path: ``.csv``, ``.jsonl`` or ``.parquet``.
+
+    Raises:
+        VitrailError: it cannot be written.
     """
     check_table_name(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.stem}.part{path.suffix}")
-    FORMATS[path.suffix].write(parts, temporary)
-    temporary.replace(path)
+    with writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        FORMATS[path.suffix].write(parts, temporary)
+        temporary.replace(path)
     sample: Row = {}
     length = 0
     for part in parts:

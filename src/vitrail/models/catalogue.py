@@ -113,7 +113,7 @@ def _require_types(given: Mapping[str, Any], hints: Mapping[str, Any], name: str
 
 
 def _fits(value: object, hint: Any) -> bool:
-    """Whether a value is of a type, of those that configs use: an int (numpy's too) is a float too, a bool is neither."""
+    """Whether a value is of a type, of those that configs use: ints (also numpy's) are floats too, bools neither."""
     origin, parts = get_origin(hint), get_args(hint)
     if origin is Literal:
         return value in parts

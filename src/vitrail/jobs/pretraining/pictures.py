@@ -13,12 +13,14 @@ from torch import Tensor, nn
 
 from vitrail.contracts import Method, Progress
 from vitrail.data import Preprocess, Source
+from vitrail.data.reading import OnError
 from vitrail.engine import World
 from vitrail.explain import attention_maps, overlay, patch_colours, picture_of
 from vitrail.explain.figures import save
 from vitrail.explain.record import attention_layers
 from vitrail.explain.strips import Strip, draw_strips
 from vitrail.heads.pixels import patchify, unpatchify
+from vitrail.jobs.inference import readable
 from vitrail.methods.mae import MAE
 from vitrail.models import Backbone, DiscreteVAE
 from vitrail.nn.masking import mask_of, random_keep
@@ -101,6 +103,7 @@ class Album:
         show: what is drawn.
         folder: where the sheets go.
         world: the processes that train together; the first draws.
+        on_error: whether a broken picture is an error, or is left out.
     """
 
     def __init__(
@@ -112,10 +115,12 @@ class Album:
         show: Show,
         folder: Path,
         world: World,
+        on_error: OnError = "raise",
     ) -> None:
         self._method, self._preprocess, self._show, self._folder = method, preprocess, show, folder
         chosen = _chosen(source, count) if count and world.is_main else []
-        self._images = preprocess.batch([source.picture(index) for index in chosen]) if chosen else None
+        pictures = list(readable(source, chosen, on_error))
+        self._images = preprocess.batch(pictures) if pictures else None
 
     def __call__(self, kept: nn.Module, progress: Progress) -> None:
         """Draw the sheet of an epoch."""
