@@ -1,8 +1,8 @@
 """Fine-tune DINOv2 ViT-S/14 on photographs of solar cells: the demonstration.
 
 Command: ``vitrail train --recipe elpv``
-Cost: 11 minutes on 2 CPU cores of an EPYC with bf16.
-Expected: 91.46 % of the 656 held-out photographs (seed 0; 90.55 and 90.85 % where sums are rounded in another order);
+Cost: 11 minutes on 2 CPU cores of a Zen 5 EPYC with bf16, about 20 on those of a Zen 4.
+Expected: 91.46 % of the 656 held-out photographs (seed 0; 90.55 to 91.31 % where sums are rounded in another order);
 the published CNN has 88.42 %, the SVM 82.44 % (Deitsch et al. 2019).
 """
 
