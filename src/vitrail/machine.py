@@ -27,7 +27,7 @@ WORTHWHILE_SPEEDUP = 1.3
 PRODUCT_SIZE = {"cuda": 4096, "mps": 1024, "cpu": 384}
 """Side of the square matrices whose product is timed."""
 REPEATS = 4
-_LINE = re.compile(r"^(model name|flags)\s*: (.+)$", re.MULTILINE)
+_LINE = re.compile(r"^(model name|cpu family|model|flags)\s*: (.+)$", re.MULTILINE)
 
 
 def bf16_pays(device: torch.device) -> tuple[bool, str]:
@@ -131,16 +131,17 @@ def _product_times(device: torch.device) -> list[float]:
 
 @cache
 def _processor() -> str:
-    """The processor's name as Linux knows it, elsewhere as Python does, and its units for bf16.
+    """The processor's name and generation as Linux knows them, elsewhere as Python does, and its units for bf16.
 
-    Virtual machines often hide the model; what the processor can do they cannot.
+    Virtual machines often hide the name; the generation and what the processor can do they do not.
     """
     try:
         lines = dict(_LINE.findall(Path("/proc/cpuinfo").read_text(encoding="utf-8")))
     except OSError:
         lines = {}
     units = sorted({"avx512_bf16", "amx_bf16"}.intersection(lines.get("flags", "").split()))
-    return " ".join([lines.get("model name") or platform.processor() or platform.machine(), *units])
+    generation = [lines[key] for key in ("cpu family", "model") if key in lines]
+    return " ".join([lines.get("model name") or platform.processor() or platform.machine(), *generation, *units])
 
 
 def _read() -> dict[str, list[float]]:

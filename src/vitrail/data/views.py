@@ -18,8 +18,9 @@ from torchvision.transforms.v2 import functional as v2
 
 from vitrail.contracts import VitrailError
 from vitrail.data.finish import Pixels, Sample
+from vitrail.data.jpeg_part import cut
 from vitrail.data.preprocess import Preprocess, resize
-from vitrail.data.transforms import Augment, random_box
+from vitrail.data.transforms import Augment, mirror, random_box, turn
 
 SECOND_VIEW, LOCAL_VIEWS, MASKS = "second_view", "local_views", "masks"
 """The extras of a multi-crop sample: ``(C, H, W)``, ``(V, C, h, w)`` and ``(2, patches)``."""
@@ -181,18 +182,15 @@ class MultiCropTransform:
         pixels: UInt8[Tensor, "c h0 w0"],
         scale: tuple[float, float],
         size: tuple[int, int],
-        turn: float,
+        turned: float,
         across: float,
         down: float,
     ) -> UInt8[Tensor, "c h w"]:
         augment = self.augment
-        top, left, height, width = random_box(pixels.shape[1], pixels.shape[2], scale, self.crops.ratio)
-        cut = pixels[:, top : top + height, left : left + width]
-        if augment.quarter_turns:
-            cut = torch.rot90(cut, int(4 * turn), (1, 2))
-        flips = [axis for axis, draw, chance in ((2, across, augment.hflip), (1, down, augment.vflip)) if draw < chance]
-        view = resize(cut, size, self.preprocess.interpolation, self.preprocess.antialias)
-        return view.flip(flips) if flips else view
+        crop = cut(pixels, random_box(pixels.shape[1], pixels.shape[2], scale, self.crops.ratio))
+        crop = turn(crop, int(4 * turned) if augment.quarter_turns else 0)
+        view = resize(crop, size, self.preprocess.interpolation, self.preprocess.antialias)
+        return mirror(view, across, down, augment)
 
     def _colour(self, views: Float[Tensor, "v c h w"], draws: Float[Tensor, "v 6"]) -> Float[Tensor, "v c h w"]:
         """Brightness, contrast, saturation and hue in random order, then grey; each view by its own factors."""
@@ -210,7 +208,7 @@ class MultiCropTransform:
             elif step == 2 and crops.saturation and coloured:
                 views = _blend(views, v2.rgb_to_grayscale(views), saturation)
             elif step == 3 and crops.hue and coloured:
-                views = torch.stack([v2.adjust_hue(view, turn) for view, turn in zip(views, turns, strict=True)])
+                views = torch.stack([v2.adjust_hue(view, shift) for view, shift in zip(views, turns, strict=True)])
         if crops.grey and coloured:
             grey = draws[:, 5] < crops.grey
             views = torch.where(grey[:, None, None, None], v2.rgb_to_grayscale(views), views)
