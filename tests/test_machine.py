@@ -151,3 +151,16 @@ def test_a_folder_that_others_may_have_filled_is_refused(
     assert [machine.remembered("product", CPU, clock) for _ in range(2)] == [[2.0, 1.0]] * 2 and clock.asked == 2
     monkeypatch.setattr(machine, "_product_times", lambda device: clock())
     assert machine.bf16_pays(CPU)[0]
+
+
+def test_those_that_are_timed_take_turns_and_the_first_turns_do_not_count(monkeypatch):
+    clock, order = [0.0], []
+    costs = {"a": iter([9.0, *[2.0] * 50]), "b": iter([9.0, 5.0, 1.0, *[3.0] * 50])}
+
+    def run(name):
+        order.append(name)
+        clock[0] += next(costs[name])
+
+    monkeypatch.setattr(machine.time, "perf_counter", lambda: clock[0])
+    assert machine.best_of(lambda: run("a"), lambda: run("b")) == [2.0, 1.0]
+    assert order == ["a", "b"] * (machine.REPEATS + 1)

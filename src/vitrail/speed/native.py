@@ -93,7 +93,7 @@ def attention_to_learn_with(device: torch.device) -> tuple[Way | None, str]:
 @torch.inference_mode()
 def _attention_times(kernel: Way) -> list[float]:
     query = torch.randn(*TIMED_HEADS, dtype=torch.bfloat16)
-    return [best_of(lambda: attend(query, query, query)), best_of(lambda: kernel(query, query, query, None))]
+    return best_of(lambda: attend(query, query, query), lambda: kernel(query, query, query, None))
 
 
 @torch.enable_grad()
@@ -104,4 +104,4 @@ def _learning_times(kernel: Way) -> list[float]:
         torch.autograd.grad(way(query, key, value, None).sum(), (query, key, value))
 
     with attention_kernel("auto"):
-        return [best_of(lambda: step(attend)), best_of(lambda: step(kernel))]
+        return best_of(lambda: step(attend), lambda: step(kernel))

@@ -228,7 +228,7 @@ def _layer_times() -> list[float]:
     layer = nn.Linear(TIMED_DIM, TIMED_OUT)
     packed, x = PackedLinear(layer), torch.randn(TIMED_ROWS, TIMED_DIM)
     with torch.autocast("cpu", torch.bfloat16):
-        return [best_of(lambda: layer(x)), best_of(lambda: packed(x))]
+        return best_of(lambda: layer(x), lambda: packed(x))
 
 
 def _kernels(model: nn.Module, device: torch.device) -> tuple[Native | None, str]:
