@@ -203,13 +203,3 @@ def require_cpu(config: Settings) -> None:
     """
     if config.device not in ("auto", "cpu"):
         raise VitrailError(f"graphs run on the CPU: leave --device {config.device} out, or --backend torch")
-
-
-def refuse_quantised(model: str) -> None:
-    """Refuse an 8-bit folder where torch is to compute.
-
-    Raises:
-        VitrailError: saying what takes it.
-    """
-    if is_quantised(model):
-        raise VitrailError(f"{model} holds an 8-bit graph: predict and embed take it with --backend openvino")

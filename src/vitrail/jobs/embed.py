@@ -14,9 +14,9 @@ from tyro.conf import Positional
 
 from vitrail.data import FileSource, Preprocess, SubsetSource, list_pictures
 from vitrail.heads.pool import POOLS
-from vitrail.jobs.backend import POOLED, BackendSettings, open_graph, refuse_quantised
+from vitrail.jobs.backend import POOLED, BackendSettings, open_graph
 from vitrail.jobs.bulk import fingerprint, run_in_parts
-from vitrail.jobs.inference import Hardware, counted, make_ready, run_part
+from vitrail.jobs.inference import Hardware, counted, make_ready, part_of_job, run_source
 from vitrail.jobs.merging import with_merging
 from vitrail.jobs.models import open_model, weights_digest
 from vitrail.jobs.progress import say
@@ -87,7 +87,6 @@ def open_encoder(config: EmbedConfig) -> Encoder:
         wanted = POOLED[config.pool]
         graph = open_graph(config, config.backend, wanted)
         return Encoder(graph.giving(*wanted), graph.preprocess, graph.hardware, graph.key)
-    refuse_quantised(config.model)
     artefact = with_merging(open_model(config.model, config.model_overrides(), online=config.online), config)
     backbone, hardware = make_ready(artefact.backbone, Hardware.of(config), config.batch_size)
     key = (weights_digest(artefact.model), hardware.form)
@@ -108,7 +107,9 @@ def embed(config: EmbedConfig) -> Table:
 
     def work(part: range) -> list[Row] | None:
         chosen = SubsetSource(source, list(part))
-        outputs = run_part(encoder.call, chosen, encoder.preprocess, config, encoder.hardware, "embed")
+        outputs = part_of_job(
+            lambda: run_source(encoder.call, chosen, encoder.preprocess, config, encoder.hardware, "embed")
+        )
         if outputs is None:
             return None
         return [

@@ -23,7 +23,6 @@ from vitrail.export import (
     usual_outputs,
     write_graph,
 )
-from vitrail.jobs.backend import refuse_quantised
 from vitrail.jobs.models import open_model
 from vitrail.jobs.progress import say
 from vitrail.jobs.settings import Settings, default_out
@@ -49,7 +48,6 @@ class ExportConfig(Settings):
 
 def export(config: ExportConfig) -> list[Difference]:
     """Write the graph; the differences from the model, all within the tolerance."""
-    refuse_quantised(config.model)
     if config.device not in ("auto", "cpu") or config.precision == "bf16":
         raise VitrailError("graphs are made in float32 on the CPU: leave --device and --precision out")
     out = config.out or default_out("export", config.model, config.to) / f"graph{FORMATS[config.to][0]}"

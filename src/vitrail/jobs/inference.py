@@ -153,21 +153,14 @@ def run_source(
     return gathering.outputs(loader)
 
 
-def run_part(
-    call: Callable[[Tensor], Tensor],
-    source: Source,
-    preprocess: Preprocess,
-    settings: Settings,
-    hardware: Hardware,
-    title: str,
-) -> Outputs | None:
-    """As :func:`run_source`, for one part of a job's pictures, with a line for each that was left out.
+def part_of_job(run: Callable[[], Outputs]) -> Outputs | None:
+    """What ``run`` gives for one part of a job's pictures, with a line for each that was left out.
 
     Whether a job has anything left to work on is not for one part to say: for one of nothing but broken pictures it is
     None.
     """
     try:
-        outputs = run_source(call, source, preprocess, settings, hardware, title)
+        outputs = run()
     except NothingLeft as error:
         say_skipped(error.skipped)
         return None

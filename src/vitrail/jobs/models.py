@@ -12,6 +12,7 @@ import torch
 
 from vitrail.contracts import VitrailError
 from vitrail.data import Preprocess
+from vitrail.export import is_quantised
 from vitrail.models import Model
 from vitrail.nn.merging_block import MergingBlock
 from vitrail.weights import Artefact, create_model, is_artefact, load_pretrained
@@ -62,10 +63,8 @@ def artefact_folder(model: str) -> Path | None:
     Raises:
         VitrailError: an 8-bit graph, of which torch makes no model.
     """
-    # Here, since that module itself opens models.
-    from vitrail.jobs.backend import refuse_quantised
-
-    refuse_quantised(model)
+    if is_quantised(model):
+        raise VitrailError(f"{model} holds an 8-bit graph: predict and embed take it with --backend openvino")
     return next((folder for folder in (Path(model), Path(model) / "model") if is_artefact(folder)), None)
 
 

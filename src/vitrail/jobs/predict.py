@@ -7,7 +7,7 @@ from dataclasses import fields
 
 from vitrail.contracts import VitrailError
 from vitrail.export import Output, is_quantised
-from vitrail.jobs.backend import graph_of, open_graph, refuse_quantised
+from vitrail.jobs.backend import graph_of, open_graph
 from vitrail.jobs.detect import predict_detection
 from vitrail.jobs.inference import Hardware, make_ready
 from vitrail.jobs.merging import with_merging
@@ -58,9 +58,7 @@ def predict(config: PredictConfig) -> Table:
     """
     if config.draw is not None:
         make_folder(config.draw, "--draw")
-    if config.backend == "torch":
-        refuse_quantised(config.model)
-    elif is_quantised(config.model):
+    if config.backend != "torch" and is_quantised(config.model):
         graph = open_graph(config, config.backend, LOGITS)
         refuse_foreign(config, Backbone, graph.facts.family)
         return predict_classes_by_graph(config, graph)

@@ -14,7 +14,7 @@ from vitrail.explain.bars import label_bars
 from vitrail.explain.figures import save
 from vitrail.jobs.backend import Graph
 from vitrail.jobs.bulk import fingerprint, run_in_parts
-from vitrail.jobs.inference import Hardware, classifier, counted, run_part
+from vitrail.jobs.inference import Hardware, classifier, counted, part_of_job, run_source
 from vitrail.jobs.models import require_classes, require_named, weights_digest
 from vitrail.jobs.predict_config import PredictConfig
 from vitrail.jobs.progress import say
@@ -77,7 +77,9 @@ def write_answers(config: PredictConfig, answers: Answers) -> Table:
 
     def work(part: range) -> list[Row] | None:
         chosen = SubsetSource(source, list(part))
-        outputs = run_part(answers.call, chosen, answers.preprocess, config, answers.hardware, "predict")
+        outputs = part_of_job(
+            lambda: run_source(answers.call, chosen, answers.preprocess, config, answers.hardware, "predict")
+        )
         if outputs is None:
             return None
         confidences, numbers = outputs.values.topk(top, dim=1)

@@ -25,7 +25,7 @@ from vitrail.export import (
     write_quantised,
 )
 from vitrail.jobs.agreement import Agreement, accuracy_of, compare, outputs_on
-from vitrail.jobs.backend import graph_of, refuse_quantised
+from vitrail.jobs.backend import graph_of
 from vitrail.jobs.inference import readable, say_skipped
 from vitrail.jobs.models import open_model
 from vitrail.jobs.progress import say
@@ -79,7 +79,6 @@ def quantise(config: QuantiseConfig) -> Agreement:
     Raises:
         VitrailError: none holds (with the report of each), too few pictures, or a model that makes no graph.
     """
-    refuse_quantised(config.model)
     need("nncf", "openvino", "vitrail quantise")
     out = config.out or default_out("quantise", config.model)
     require_free(out)

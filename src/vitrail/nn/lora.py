@@ -93,7 +93,8 @@ def _fresh_update(weight: Tensor, rank: int, alpha: float) -> tuple[nn.Parameter
 def _share_frozen(base: nn.Module, adapted: nn.Module) -> None:
     """``base``'s own parameters stand in ``adapted`` under their names, and learn no more."""
     for name, parameter in base.named_parameters(recurse=False):
-        setattr(adapted, name, parameter.requires_grad_(False))
+        parameter.requires_grad_(False)
+        adapted.register_parameter(name, parameter)
 
 
 def add_lora(root: nn.Module, chosen: Callable[[str], bool], rank: int = 8, alpha: float = 16.0) -> int:
