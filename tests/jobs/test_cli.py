@@ -170,6 +170,8 @@ def test_the_command_in_a_config_can_be_pasted_from_any_folder(tmp_path: Path):
     ("words", "message"),
     [
         ("--compare foo", "compare 'foo' is not of the form 'name=per cent=source'"),
+        ("--compare CNN=188", "comparison values are in per cent, 0 to 100, not 188.0"),
+        ("--compare CNN=nan", "comparison values are in per cent, 0 to 100, not nan"),
         ("--compare a=1 b=x=paper", "compare 'b=x=paper' is not of the form"),
         ("--lora-rank 0", "lora_rank must be at least 1, not 0"),
     ],

@@ -59,8 +59,10 @@ def test_recipes_with_several_views_make_a_method_and_samples_for_it(name: str):
     assert whole.shape[1:] == model.img_size and not any(side % model.patch_size[0] for side in sides)
 
 
-def test_the_plain_recipe_differs_from_the_long_one_in_the_recipe_alone():
-    long, plain = vars(recipe_config("elpv_long")), vars(recipe_config("elpv_plain"))
-    same = ("data", "model", "image_size", "epochs", "batch_size", "crop", "split_seed", "precision")
-    assert all(long[name] == plain[name] for name in same)
+def test_the_plain_recipe_differs_from_the_demonstrations_in_the_recipe_alone():
+    ours, plain = vars(recipe_config("elpv")), vars(recipe_config("elpv_plain"))
+    same = ("data", "model", "epochs", "batch_size", "crop", "split_seed", "precision", "eval_every")
+    assert all(ours[name] == plain[name] for name in same)
     assert (plain["lr"], plain["layer_decay"], plain["ema_decay"], plain["smoothing"]) == (2e-4, 1.0, None, 0.0)
+    assert (plain["image_size"] // 14) ** 2 == pytest.approx((ours["image_size"] // 14) ** 2 * 0.5, rel=0.1)
+    assert (ours["model_options"], plain["model_options"]) == (("patch_drop=0.5",), ())

@@ -7,6 +7,7 @@ from typing import Literal
 
 from vitrail.contracts import VitrailError
 from vitrail.data import Augment, Mixing
+from vitrail.jobs.comparison import Comparison
 from vitrail.jobs.training import Training
 from vitrail.methods import DistillOptions
 from vitrail.models.tune import Tune, tune_full, tune_head, tune_last, tune_lora
@@ -83,12 +84,8 @@ class TrainConfig(Training):
         super().__post_init__()
         if self.lora_rank < 1:
             raise VitrailError(f"lora_rank must be at least 1, not {self.lora_rank}")
-        if self.compare:
-            # Here, since that module needs this one.
-            from vitrail.jobs.train_report import parse_comparison
-
-            for text in self.compare:
-                parse_comparison(text)
+        for text in self.compare:
+            Comparison.parse(text)
 
     def augment(self) -> Augment:
         """How training pictures vary."""

@@ -8,18 +8,13 @@ from typing import Any
 
 from torch import Tensor
 
-from vitrail.contracts import Batch, VitrailError
+from vitrail.contracts import Batch
 from vitrail.data import Loader, Splits
 from vitrail.explain import attention_maps, picture_of
 from vitrail.explain.record import attention_layers
+from vitrail.jobs.comparison import Comparison
 from vitrail.jobs.inference import Outputs
-from vitrail.jobs.report import (
-    Comparison,
-    Headline,
-    Mistake,
-    RunSummary,
-    write_report,
-)
+from vitrail.jobs.report import Headline, Mistake, RunSummary, write_report
 from vitrail.jobs.report_batch import first_batch
 from vitrail.jobs.train_config import TrainConfig
 from vitrail.metrics import ClassificationScores
@@ -86,23 +81,9 @@ def _headline(config: TrainConfig, scores: ClassificationScores, facts: Mapping[
 
 def _comparison(config: TrainConfig, scores: ClassificationScores) -> list[Comparison]:
     """This run among the results that ``--compare`` names; nothing when it names none."""
-    others = [parse_comparison(text) for text in config.compare]
+    others = [Comparison.parse(text) for text in config.compare]
     ours = Comparison(config.model, 100 * scores.accuracy, "this run", ours=True)
     return sorted([ours, *others], key=lambda entry: -entry.value) if others else []
-
-
-def parse_comparison(text: str) -> Comparison:
-    """``NAME=PER CENT`` or ``NAME=PER CENT=SOURCE``.
-
-    Raises:
-        VitrailError: of another form.
-    """
-    name, _, rest = text.partition("=")
-    value, _, source = rest.partition("=")
-    try:
-        return Comparison(name.strip(), float(value), source.strip())
-    except ValueError:
-        raise VitrailError(f"compare {text!r} is not of the form 'name=per cent=source'") from None
 
 
 def _captions(batch: Batch, classes: tuple[str, ...], smoothing: float) -> list[str]:

@@ -15,6 +15,7 @@ from vitrail.weights import google, timm
 from vitrail.weights.account import Account
 from vitrail.weights.catalogue import Pretrained, lookup
 from vitrail.weights.finding import Found, resolve
+from vitrail.weights.first_blocks import first_blocks
 from vitrail.weights.fit import asked_for, load_into_fresh, of_family, told_by_name
 from vitrail.weights.formats import translate_file
 from vitrail.weights.names import Translated
@@ -49,8 +50,9 @@ def create_model(name: str, *, pretrained: bool | str | Path = False, online: bo
         pretrained: True for the published weights of ``name``; or the name or path of the weights to take.
         online: allow downloading from the hub; without it only what is on this machine is used.
         **overrides: fields of the architecture's config (``num_classes``, ``img_size``, ``in_channels``,
-            ``patch_size``, ``drop_path`` …). With pretrained weights positions, patches and bands are converted, and
-            another number of classes gets a fresh head.
+            ``patch_size``, ``drop_path`` …). With pretrained weights positions, patches and bands are converted,
+            another number of classes gets a fresh head, and a smaller ``depth`` takes the first blocks (of plain
+            transformers).
 
     Returns:
         The model; in evaluation mode when pretrained, in training mode when fresh, as PyTorch has it.
@@ -80,10 +82,13 @@ def load_pretrained(
     found = _translated(source, entry)
     if entry is not None:
         architecture = entry.model
-    base, told = found.config, set(overrides)
-    if architecture in MODELS:
-        named = config_of(architecture)
+    named = config_of(architecture) if architecture in MODELS else None
+    if named is not None:
         found = of_family(found, named)
+    if "depth" in overrides:
+        found = first_blocks(found, overrides["depth"])
+    base, told = found.config, set(overrides)
+    if named is not None:
         base = asked_for(found, named)
         told |= told_by_name(named)
     target = with_overrides(base, overrides, architecture)

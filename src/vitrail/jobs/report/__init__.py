@@ -1,6 +1,6 @@
 """The report of a run: one HTML file that needs nothing else."""
 
 from vitrail.jobs.report.page import write_report
-from vitrail.jobs.report.summary import Comparison, FirstBatch, Headline, Mistake, Moment, RunSummary
+from vitrail.jobs.report.summary import FirstBatch, Headline, Mistake, Moment, RunSummary
 
-__all__ = ["Comparison", "FirstBatch", "Headline", "Mistake", "Moment", "RunSummary", "write_report"]
+__all__ = ["FirstBatch", "Headline", "Mistake", "Moment", "RunSummary", "write_report"]

@@ -12,6 +12,7 @@ from PIL import Image
 from torch import Tensor
 
 from vitrail.contracts import VitrailError
+from vitrail.jobs.comparison import Comparison
 from vitrail.metrics import ClassScores
 
 
@@ -28,23 +29,6 @@ class Headline:
     label: str
     value: str
     note: str = ""
-
-
-@dataclass(frozen=True)
-class Comparison:
-    """A result beside others.
-
-    Attributes:
-        name: whose.
-        value: in per cent, 0 … 100.
-        source: where it is published, or how it was measured.
-        ours: whether it is this run's.
-    """
-
-    name: str
-    value: float
-    source: str = ""
-    ours: bool = False
 
 
 @dataclass(frozen=True)
@@ -150,6 +134,3 @@ class RunSummary:
         batch = self.first_batch
         if batch is not None and len(batch.labels) != len(batch.images):
             raise VitrailError(f"the first batch has {len(batch.images)} pictures but {len(batch.labels)} labels")
-        for row in self.comparison:
-            if not 0 <= row.value <= 100:
-                raise VitrailError(f"comparison values are in per cent, 0 to 100, not {row.value} ({row.name})")
