@@ -12,9 +12,10 @@ from safetensors.torch import load_file
 
 from tests.jobs.tiny import tiny_config
 from vitrail.contracts import VitrailError
+from vitrail.data import Preprocess
 from vitrail.jobs.probe import ProbeConfig, probe
-from vitrail.jobs.train import train
-from vitrail.weights import Artefact
+from vitrail.jobs.train import starting_model, train
+from vitrail.weights import Artefact, create_model
 
 
 def test_a_run_learns_and_leaves_everything_that_repeats_and_explains_it(trained: Path):
@@ -221,3 +222,21 @@ def test_soft_labels_teach_the_stated_probabilities_and_are_scored_on_the_labels
     assert "60% blue + 40% red" in (tmp_path / "run" / "report.html").read_text()
     with pytest.raises(VitrailError, match="no class probabilities"):
         train(replace(config, data=str(photos), soft_labels=True, out=tmp_path / "none"))
+
+
+@pytest.mark.parametrize("tune", ["head", "lora"])
+def test_a_pool_that_no_file_has_learns_with_the_head_and_a_published_one_stays(
+    tune: str, trained: Path, photos: Path, tmp_path: Path
+):
+    def learning(model: Path) -> set[str]:
+        config = tiny_config(photos, tmp_path, model=str(model), model_options=("pool=attention",), tune=tune)
+        backbone, _ = starting_model(replace(config, pretrained=True), ("one", "two"))
+        return {name.split(".")[0] for name, parameter in backbone.named_parameters() if parameter.requires_grad}
+
+    updates = {"blocks"} if tune == "lora" else set()
+    assert learning(trained) == {"attn_pool", "head"} | updates
+    published = create_model(
+        "vit_tiny_patch16_224", depth=1, embed_dim=32, num_heads=2, pool="attention", num_classes=3
+    )
+    Artefact(published, ("a", "b", "c"), Preprocess()).save_pretrained(tmp_path / "published")
+    assert learning(tmp_path / "published") == {"head"} | updates

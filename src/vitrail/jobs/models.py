@@ -42,7 +42,8 @@ def open_model(
     if "img_size" not in options and preprocess.size != loaded.model.img_size:
         # Weights whose authors classify at another size than they trained at: positions are resized once, here.
         loaded = load_pretrained(name, online=online, **options, img_size=preprocess.size)
-    return Artefact(loaded.model, loaded.classes, _fitted(preprocess, loaded.model), files=loaded.files)
+    preprocess = _fitted(preprocess, loaded.model)
+    return Artefact(loaded.model, loaded.classes, preprocess, files=loaded.files, fresh=loaded.account.fresh)
 
 
 def weights_of(model: str) -> str:

@@ -101,10 +101,17 @@ def train(config: TrainConfig) -> TrainResult | None:
 
 
 def starting_model(config: TrainConfig, classes: tuple[str, ...]) -> tuple[Backbone, Preprocess]:
-    """The model as training finds it, frozen as asked, and its preprocessing."""
+    """The model as training finds it, frozen as asked, and its preprocessing.
+
+    What no file had a value for (another pool than the published one) is never frozen: it has to learn something.
+    """
     options = {**config.options(), "num_classes": len(classes)}
     artefact = open_model(config.model, options, pretrained=config.pretrained, online=config.online)
+    named = artefact.model.named_parameters()
+    fresh = [parameter for name, parameter in named if name in artefact.fresh and parameter.requires_grad]
     config.tuning()(artefact.backbone)
+    for parameter in fresh:
+        parameter.requires_grad_(True)
     return artefact.backbone, with_crop(artefact, config.crop).preprocess
 
 

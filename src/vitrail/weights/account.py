@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
+FRESH = "not in the checkpoint: initialised anew"
+"""Why a weight is missing that has to learn: nothing stands in for it."""
+
 
 @dataclass
 class Account:
@@ -38,6 +41,11 @@ class Account:
             for reason, names in _by_reason(entries).items():
                 lines.append(f"  {title}: {shorten(names)}: {reason}")
         return "\n".join([*lines, *(f"  note: {note}" for note in self.notes)])
+
+    @property
+    def fresh(self) -> list[str]:
+        """Our names of the weights that were initialised anew."""
+        return [name for name, reason in self.missing.items() if reason == FRESH]
 
     def assume(self, field_name: str, note: str) -> None:
         """Say that a field of the config is a guess."""

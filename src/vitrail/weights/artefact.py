@@ -11,7 +11,7 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from importlib.metadata import version
 from pathlib import Path
@@ -69,6 +69,7 @@ class Artefact(nn.Module, ModelHubMixin, library_name="vitrail", tags=["image-cl
         preprocess: from a picture to the model's input.
         training: notes that travel along (data, recipe, score): anything that JSON can hold.
         files: small text files by name that the model needs besides its weights (a tokenizer); they travel as they are.
+        fresh: names of weights that were initialised anew since no file has them (a head for other classes).
 
     Raises:
         VitrailError: more or fewer class names than outputs, or a preprocessing for another number of bands.
@@ -81,6 +82,7 @@ class Artefact(nn.Module, ModelHubMixin, library_name="vitrail", tags=["image-cl
         preprocess: Preprocess,
         training: Mapping[str, Any] | None = None,
         files: Mapping[str, str] | None = None,
+        fresh: Collection[str] = (),
     ) -> None:
         super().__init__()
         _require_agreement(model.num_classes, model.in_channels, classes, preprocess, "this model")
@@ -89,6 +91,7 @@ class Artefact(nn.Module, ModelHubMixin, library_name="vitrail", tags=["image-cl
         self.preprocess = preprocess
         self.training_info = dict(training or {})
         self.files = dict(files or {})
+        self.fresh = frozenset(fresh)
 
     def with_model(self, model: Model) -> Artefact:
         """All that belongs to this model, for another form of it."""

@@ -41,7 +41,7 @@ from vitrail.weights import (
     detr,
     dit,
 )
-from vitrail.weights.account import Account, shorten
+from vitrail.weights.account import FRESH, Account, shorten
 from vitrail.weights.adapt import Adaptation
 from vitrail.weights.files import CheckpointError
 from vitrail.weights.names import State, Translated
@@ -64,8 +64,6 @@ ADAPTATIONS: dict[type[ModelConfig], Adaptation] = {
     ImageTowerConfig: adapt_clip.TOWER,
     DualEncoderConfig: adapt_clip.PAIR,
 }
-
-FRESH = "not in the checkpoint: initialised anew"
 
 
 def of_family(found: Translated, named: ModelConfig) -> Translated:
