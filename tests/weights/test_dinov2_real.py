@@ -84,9 +84,14 @@ def test_grey_pictures_give_the_tokens_of_the_same_picture_in_three_bands(photog
         torch.testing.assert_close(one(grey), three(grey.expand(-1, 3, -1, -1)), atol=1e-4, rtol=1e-4)
 
 
-def test_another_depth_is_refused_by_name():
-    with pytest.raises(VitrailError, match=r"depth 12 \(asked for: 6\)"):
-        create_model("vit_small_patch14_dinov2", pretrained=True, depth=6)
+def test_a_smaller_depth_is_the_first_blocks_and_a_larger_one_is_refused_by_name():
+    images = torch.rand(1, 3, 56, 42)
+    whole, half = (create_model("vit_small_patch14_dinov2", pretrained=True, depth=depth) for depth in (12, 6))
+    with torch.no_grad():
+        sixth, last = (model.intermediates(images, [5])[0].values for model in (whole, half))
+    assert torch.equal(sixth, last) and half.config.depth == 6
+    with pytest.raises(VitrailError, match=r"depth 12 \(asked for: 13\)"):
+        create_model("vit_small_patch14_dinov2", pretrained=True, depth=13)
 
 
 def test_another_graph_is_refused(tmp_path: Path):
