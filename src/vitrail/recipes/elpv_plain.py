@@ -2,7 +2,7 @@
 
 Command: ``vitrail train --recipe elpv_plain``
 Cost: that of ``elpv``: all 256 patches at 224 pixels are what half of the 484 at 308 are, and the epochs are as many.
-Expected: not measured yet.
+Expected: 78.35 and 77.90 % (seeds 0 and 1) of the 656 held-out photographs, below the frozen probe (87.65 %).
 
 AdamW at 2e-4 for all layers alike, cosine to zero, no warm-up, no augmentation, no moving average: what the tutorials
 of the large libraries do.
