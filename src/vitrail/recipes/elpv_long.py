@@ -1,7 +1,7 @@
 """Fine-tune DINOv2 ViT-S/14 on solar cells for twice as long: measured, and no better than ``elpv``.
 
 Command: ``vitrail train --recipe elpv_long``
-Cost: 22 minutes on 2 CPU cores of a Zen 5 EPYC with bf16.
+Cost: 54 minutes of one core of a Zen 5 EPYC with bf16, twice that of ``elpv``.
 Expected: 90.70 % of the 656 held-out photographs (seed 0); the goal was 92 %. docs/studies.md has what else was tried.
 """
 
