@@ -74,7 +74,7 @@ def with_crop(artefact: Artefact, crop: float | None) -> Artefact:
     if crop is None:
         return artefact
     cropped = replace(artefact.preprocess, crop=crop)
-    return Artefact(artefact.model, artefact.classes, cropped, artefact.training_info, artefact.files)
+    return Artefact(artefact.model, artefact.classes, cropped, artefact.training_info, artefact.files, artefact.fresh)
 
 
 def require_classes(artefact: Artefact, model: str) -> None:

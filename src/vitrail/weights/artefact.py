@@ -95,7 +95,7 @@ class Artefact(nn.Module, ModelHubMixin, library_name="vitrail", tags=["image-cl
 
     def with_model(self, model: Model) -> Artefact:
         """All that belongs to this model, for another form of it."""
-        return Artefact(model, self.classes, self.preprocess, self.training_info, self.files)
+        return Artefact(model, self.classes, self.preprocess, self.training_info, self.files, self.fresh)
 
     @property
     def backbone(self) -> Backbone:
