@@ -77,6 +77,20 @@ def test_a_graph_is_made_once_and_a_damaged_one_again(
     assert run() == first
 
 
+def test_no_place_for_graphs_is_said_in_a_line(
+    trained: Path, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def nowhere() -> Path:
+        raise PermissionError("vitrail-0 is not the folder of user 0 alone: remove it, or set VITRAIL_CACHE")
+
+    monkeypatch.setattr("vitrail.export.cache.user_cache", nowhere)
+    config = PredictConfig(
+        source=str(photos), model=str(trained), backend="onnxruntime", out=tmp_path / "t.csv", **HERE
+    )
+    with pytest.raises(VitrailError, match=r"no place for graphs: vitrail-0 .* set VITRAIL_CACHE"):
+        predict(config)
+
+
 def test_export_keeps_only_what_was_checked(trained: Path, tmp_path: Path) -> None:
     import onnx
 

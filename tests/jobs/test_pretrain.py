@@ -19,6 +19,7 @@ from tests.jobs.tiny_pretrain import pretrain_config, run
 from vitrail.contracts import VitrailError
 from vitrail.jobs.options import filled
 from vitrail.jobs.pretrain import pretrain
+from vitrail.jobs.pretraining.measure import Vectors
 from vitrail.jobs.probe import ProbeConfig, probe
 from vitrail.jobs.train import train
 from vitrail.methods import MAEOptions
@@ -114,6 +115,14 @@ def test_training_can_go_on_from_weights(pretrained: Path, tmp_path: Path) -> No
     assert result is not None
     before = load_file(pretrained / "model" / "model.safetensors")["blocks.0.attn.qkv.weight"]
     assert (before - result.artefact.model.state_dict()["blocks.0.attn.qkv.weight"]).abs().max() < 1e-3
+
+
+def test_processes_that_found_no_readable_picture_are_left_out_or_all_refused() -> None:
+    found = Vectors(torch.ones(2, 3), torch.tensor([0, 1]))
+    joined = Vectors.joined([None, found, found])
+    assert joined.values.shape == (4, 3) and joined.labels.tolist() == [0, 1, 0, 1]
+    with pytest.raises(VitrailError, match="every picture to measure with was broken"):
+        Vectors.joined([None, None])
 
 
 def test_features_that_collapse_are_told_of(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -42,7 +42,7 @@ def cached_graph(
     need("onnxscript", "export", "a graph of a model")
     known = [weights, model.model.config, facts.to_json(), OPSET, LAYOUT, torch.__version__, version("onnxscript")]
     key = hashlib.sha256(json.dumps([str(one) for one in known]).encode()).hexdigest()[:24]
-    file = (folder or user_cache() / "graphs") / f"{key}.onnx"
+    file = (folder or _users_folder()) / f"{key}.onnx"
     seal = file.with_suffix(".sha256")
     if file.is_file() and seal.is_file() and seal.read_text(encoding="utf-8") == file_digest(file):
         return file
@@ -60,6 +60,13 @@ def cached_graph(
     except OSError as error:
         raise VitrailError(f"{file}: the cache of graphs cannot be written: {error}; set VITRAIL_CACHE") from error
     return file
+
+
+def _users_folder() -> Path:
+    try:
+        return user_cache() / "graphs"
+    except OSError as error:
+        raise VitrailError(f"there is no place for graphs: {error}") from error
 
 
 def file_digest(*files: Path) -> str:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from vitrail.contracts import VitrailError
 from vitrail.data import Loader, Source, Splits, sample_source
 from vitrail.data.reading import PictureTransform
 from vitrail.engine import World, resolve_device
@@ -28,6 +29,18 @@ class Vectors:
 
     values: Float[Tensor, "n d"]
     labels: Int[Tensor, " n"]
+
+    @classmethod
+    def joined(cls, parts: Sequence[Vectors | None]) -> Vectors:
+        """What the processes found, one after the other; None from one that found nothing.
+
+        Raises:
+            VitrailError: none of them found anything.
+        """
+        present = [part for part in parts if part is not None]
+        if not present:  # One process alone has been told by its loader.
+            raise VitrailError("every picture to measure with was broken: the warnings above name them")
+        return cls(torch.cat([part.values for part in present]), torch.cat([part.labels for part in present]))
 
     def labelled(self) -> Vectors:
         """Those whose class is known."""
@@ -108,9 +121,7 @@ class FeatureWatch:
         for batch in loader.epoch(0):
             rows.append(vector(batch.to(self._device).images).float().cpu())
             labels.append(torch.full((len(batch),), -1) if batch.labels is None else batch.labels)
-        parts = self._world.gather((torch.cat(rows), torch.cat(labels)) if rows else None)
-        present = [part for part in parts if part is not None]
-        return Vectors(torch.cat([values for values, _ in present]), torch.cat([classes for _, classes in present]))
+        return Vectors.joined(self._world.gather(Vectors(torch.cat(rows), torch.cat(labels)) if rows else None))
 
 
 def collapse(found: Mapping[str, float]) -> str | None:
