@@ -56,7 +56,16 @@ def test_other_pages_give_the_figures_of_the_tables() -> None:
     step, mae = "A training step of ViT-S/16", "A step of MAE with ViT-S/16"
     timm, theirs, fused = taken(step, "timm"), taken(step, "transformers"), taken(mae, "transformers")
     eager, visible = taken(mae, "transformers-eager"), taken(mae, "all-visible")
+    single, batch, swin = (f"Inference of {what}" for what in ("ViT-B/16, one", "ViT-B/16, batches of 16", "Swin-T"))
+    hint, exact = "openvino-throughput", "timm:fp32"
     said = {
+        DOCS / "speed.md": (
+            f"throughput hint | 1.05 | {taken(single, hint):.2f} (latency hint {taken(single, 'openvino'):.2f})",
+            f"better hint | 1.05 | {taken(batch, hint):.2f} (",
+            f"better hint | 1.05 | {taken(swin, hint):.2f} |",
+            f"timm in float32 | 5 | {taken(batch, exact):.2f} (",
+            f"eager attention | 1.5 | {eager:.2f} |",
+        ),
         DOCS / "input.md": (
             f"timm takes {timm:.2f} times as long for ViT-S/16",
             f"Transformers {fused:.2f} times for MAE ({eager:.2f} with its eager attention",
