@@ -29,7 +29,7 @@ from sklearn.datasets import load_sample_images
 from timing import interleaved
 from torch import Tensor
 
-from vitrail.export import (
+from vitrail.graphs import (
     PLANS,
     Facts,
     OnnxRunner,

@@ -19,7 +19,7 @@ from rich.table import Table
 from torch import Tensor, nn
 
 import vitrail
-from vitrail.explain import record
+from vitrail.explanations import record
 
 
 def plain(model: nn.Module, images: Tensor) -> Callable[[], None]:

@@ -7,8 +7,8 @@ import sys
 from pathlib import Path
 
 from vitrail.data import read_picture
-from vitrail.explain import attention_maps, picture_of
-from vitrail.explain.figures import save, two_panel
+from vitrail.explanations import attention_maps, picture_of
+from vitrail.explanations.figures import save, two_panel
 from vitrail.jobs.models import open_model
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 from skimage import data
 
-from vitrail.explain import (
+from vitrail.explanations import (
     class_maps,
     head_mean,
     measure_reach,
@@ -24,10 +24,10 @@ from vitrail.explain import (
     record,
     shared_basis,
 )
-from vitrail.explain.charts import reach_chart
-from vitrail.explain.features import colour_rows, match_panel, position_grid, similarity_panel
-from vitrail.explain.figures import head_grid, to_image, two_panel
-from vitrail.explain.maps import upsample_bilinear
+from vitrail.explanations.charts import reach_chart
+from vitrail.explanations.features import colour_rows, match_panel, position_grid, similarity_panel
+from vitrail.explanations.figures import head_grid, to_image, two_panel
+from vitrail.explanations.maps import upsample_bilinear
 from vitrail.jobs.explain import whole_picture
 from vitrail.jobs.models import open_model
 from vitrail.nn.tokens import Tokens

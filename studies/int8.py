@@ -24,7 +24,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from vitrail.data import Source, open_data
-from vitrail.export import PLANS, Facts, OpenVINORunner, Output, quantise_graph, read_quantised, write_quantised
+from vitrail.graphs import PLANS, Facts, OpenVINORunner, Output, quantise_graph, read_quantised, write_quantised
 from vitrail.jobs.backend import make_graph
 from vitrail.jobs.embed import EmbedConfig
 from vitrail.jobs.models import open_model

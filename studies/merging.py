@@ -24,10 +24,10 @@ from skimage import data
 from torch import Tensor
 
 from vitrail.data import Source, SubsetSource, open_data
-from vitrail.explain import head_mean, overlay, patch_colours, picture_of, rows_of, shared_basis, watch
-from vitrail.explain.figures import to_image
-from vitrail.explain.given import Given
-from vitrail.explain.strips import Strip, draw_strips
+from vitrail.explanations import head_mean, overlay, patch_colours, picture_of, rows_of, shared_basis, watch
+from vitrail.explanations.figures import to_image
+from vitrail.explanations.given import Given
+from vitrail.explanations.strips import Strip, draw_strips
 from vitrail.jobs.embed import FeatureVector
 from vitrail.jobs.explain import whole_picture
 from vitrail.jobs.inference import Hardware, make_ready, run_source

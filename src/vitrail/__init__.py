@@ -17,58 +17,71 @@ __version__ = "0.1.0"
 if TYPE_CHECKING:
     from vitrail.contracts import VitrailError
     from vitrail.data import Preprocess
-    from vitrail.explain import record
+    from vitrail.explanations import record
+    from vitrail.jobs.advise import AdviseConfig, advise
     from vitrail.jobs.bench import BenchConfig, bench
     from vitrail.jobs.convert import ConvertConfig, convert
     from vitrail.jobs.embed import EmbedConfig, embed
     from vitrail.jobs.evaluate import EvaluateConfig, evaluate
     from vitrail.jobs.explain import ExplainConfig, explain
+    from vitrail.jobs.export import ExportConfig, export
     from vitrail.jobs.plan import PlanConfig, plan
     from vitrail.jobs.predict import predict
     from vitrail.jobs.predict_config import PredictConfig
     from vitrail.jobs.pretrain import pretrain
     from vitrail.jobs.pretrain_config import PretrainConfig
     from vitrail.jobs.probe import ProbeConfig, probe
+    from vitrail.jobs.quantise import QuantiseConfig, quantise
     from vitrail.jobs.train import train
     from vitrail.jobs.train_config import TrainConfig
     from vitrail.models import Backbone, VisionTransformer, ViTConfig, list_models
     from vitrail.nn import Tokens
+    from vitrail.web.explore import ExploreConfig, explore
     from vitrail.weights import Artefact, create_model
 
 _HOMES = {
     "VitrailError": "contracts",
     "Preprocess": "data",
-    "record": "explain",
+    "record": "explanations",
+    "AdviseConfig": "jobs.advise",
     "BenchConfig": "jobs.bench",
     "ConvertConfig": "jobs.convert",
     "EmbedConfig": "jobs.embed",
     "EvaluateConfig": "jobs.evaluate",
     "ExplainConfig": "jobs.explain",
+    "ExportConfig": "jobs.export",
     "PlanConfig": "jobs.plan",
     "PredictConfig": "jobs.predict_config",
     "PretrainConfig": "jobs.pretrain_config",
     "ProbeConfig": "jobs.probe",
+    "QuantiseConfig": "jobs.quantise",
     "TrainConfig": "jobs.train_config",
+    "advise": "jobs.advise",
     "bench": "jobs.bench",
     "convert": "jobs.convert",
     "embed": "jobs.embed",
     "evaluate": "jobs.evaluate",
     "explain": "jobs.explain",
+    "export": "jobs.export",
     "plan": "jobs.plan",
     "predict": "jobs.predict",
     "pretrain": "jobs.pretrain",
     "probe": "jobs.probe",
+    "quantise": "jobs.quantise",
     "train": "jobs.train",
     "Backbone": "models",
     "VisionTransformer": "models",
     "ViTConfig": "models",
     "list_models": "models",
     "Tokens": "nn",
+    "ExploreConfig": "web.explore",
+    "explore": "web.explore",
     "Artefact": "weights",
     "create_model": "weights",
 }
 
 __all__ = [
+    "AdviseConfig",
     "Artefact",
     "Backbone",
     "BenchConfig",
@@ -76,27 +89,34 @@ __all__ = [
     "EmbedConfig",
     "EvaluateConfig",
     "ExplainConfig",
+    "ExploreConfig",
+    "ExportConfig",
     "PlanConfig",
     "PredictConfig",
     "Preprocess",
     "PretrainConfig",
     "ProbeConfig",
+    "QuantiseConfig",
     "Tokens",
     "TrainConfig",
     "ViTConfig",
     "VisionTransformer",
     "VitrailError",
+    "advise",
     "bench",
     "convert",
     "create_model",
     "embed",
     "evaluate",
     "explain",
+    "explore",
+    "export",
     "list_models",
     "plan",
     "predict",
     "pretrain",
     "probe",
+    "quantise",
     "record",
     "train",
 ]

@@ -11,7 +11,7 @@ from PIL import Image
 from tests.models.tiny import TINY
 from vitrail.contracts import VitrailError
 from vitrail.data.preprocess import Preprocess
-from vitrail.explain import AttentionRecord, attention_maps, patch_similarity
+from vitrail.explanations import AttentionRecord, attention_maps, patch_similarity
 from vitrail.jobs.explain import ExplainConfig, explain
 from vitrail.jobs.explain_kinds import KINDS, Subject
 from vitrail.jobs.explain_page import MEANINGS

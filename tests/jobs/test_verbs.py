@@ -13,7 +13,7 @@ from PIL import Image
 from tests.jobs.tiny import tiny_config
 from vitrail.contracts import VitrailError
 from vitrail.data import read_picture
-from vitrail.explain import AttentionRecord
+from vitrail.explanations import AttentionRecord
 from vitrail.jobs.bulk import run_in_parts
 from vitrail.jobs.convert import ConvertConfig, convert
 from vitrail.jobs.embed import EmbedConfig, embed

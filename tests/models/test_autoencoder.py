@@ -9,7 +9,7 @@ import torch
 
 from vitrail.contracts import VitrailError
 from vitrail.data import Preprocess
-from vitrail.explain import record
+from vitrail.explanations import record
 from vitrail.heads.pixels import masked_error, unpatchify
 from vitrail.models import (
     Autoencoder,

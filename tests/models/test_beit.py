@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from vitrail.contracts import VitrailError
-from vitrail.explain import record
+from vitrail.explanations import record
 from vitrail.models import Beit, build, config_of, list_models
 from vitrail.nn.relative import BIAS_RESIZES, resize_bias
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from vitrail.contracts import VitrailError
-from vitrail.explain import record
+from vitrail.explanations import record
 from vitrail.models import MODELS, DualEncoder, ImageTower, build, config_of
 from vitrail.nn import Tokens
 

@@ -11,7 +11,7 @@ from torchvision.ops import FrozenBatchNorm2d
 
 from vitrail.contracts import VitrailError
 from vitrail.data import Preprocess
-from vitrail.explain import record
+from vitrail.explanations import record
 from vitrail.models import ConvNeXt, ResNet, build, config_of
 from vitrail.models.conv import ConvNet, ResNetStages
 from vitrail.weights import Artefact, convert, create_model

@@ -10,8 +10,8 @@ from torch import Tensor, nn
 from torchvision.ops import FrozenBatchNorm2d
 
 from vitrail.contracts import VitrailError
-from vitrail.explain import record
-from vitrail.explain.record import attention_layers
+from vitrail.explanations import record
+from vitrail.explanations.record import attention_layers
 from vitrail.models import Detr, DetrConfig, build, config_of, list_models
 from vitrail.models.detr import sine_positions
 from vitrail.speed import macs

@@ -9,7 +9,7 @@ import torch
 
 from vitrail.contracts import VitrailError
 from vitrail.data import Preprocess
-from vitrail.explain import record
+from vitrail.explanations import record
 from vitrail.models import DINOv3, build, config_of
 from vitrail.nn.tokens import take_patches
 from vitrail.weights import Artefact

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from vitrail.contracts import VitrailError
 from vitrail.data import Preprocess
-from vitrail.explain import record
+from vitrail.explanations import record
 from vitrail.models import DiffusionTransformer, DiTConfig, build, config_of, list_models, sample_latents
 from vitrail.nn.diffusion import linear_schedule
 from vitrail.nn.position import sincos_2d

@@ -15,8 +15,8 @@ from torch.utils._pytree import tree_leaves
 from tests.models.tiny import TINY
 from vitrail.contracts import VitrailError
 from vitrail.data.preprocess import IMAGENET_MEAN, IMAGENET_STD, Preprocess
-from vitrail.explain import record
-from vitrail.explain.record import attention_layers
+from vitrail.explanations import record
+from vitrail.explanations.record import attention_layers
 from vitrail.models import FAMILIES, MODELS, Model, build, config_of
 from vitrail.nn.embed import as_pair
 from vitrail.weights import Artefact, load_artefact

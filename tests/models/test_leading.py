@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from tests.models.tiny import TINY
 from vitrail.contracts import VitrailError
-from vitrail.explain import record
+from vitrail.explanations import record
 from vitrail.heads.pool import ClassMeanPool, ClassTokenPool
 from vitrail.models import Backbone, Beit, Plain, build, config_of
 from vitrail.nn.encoder import recompute_blocks

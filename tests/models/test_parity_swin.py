@@ -116,7 +116,7 @@ def test_full_depth_equals_both(tmp_path: Path) -> None:
 
 
 def test_recorded_attention_equals_transformers(tmp_path: Path) -> None:
-    from vitrail.explain import record
+    from vitrail.explanations import record
 
     theirs = transformers_peer(depths=[1, 1], attn_implementation="eager")
     ours = ours_of(theirs, tmp_path)

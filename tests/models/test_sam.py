@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from vitrail.contracts import VitrailError
-from vitrail.explain import record
+from vitrail.explanations import record
 from vitrail.models import MODELS, Sam, SamConfig, SamEncoder, build, config_of
 
 from .tiny_sam import TINY

@@ -9,7 +9,7 @@ import torch
 
 from vitrail.contracts import VitrailError
 from vitrail.data import Preprocess
-from vitrail.explain import attention_maps, mean_of_heads, record, rollout
+from vitrail.explanations import attention_maps, mean_of_heads, record, rollout
 from vitrail.models import Swin, build, config_of, list_models
 from vitrail.models.tune import tune_last, tune_lora
 from vitrail.nn import WindowMixer

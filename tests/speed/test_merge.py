@@ -11,8 +11,8 @@ from torch import Tensor, nn
 
 from tests.models.tiny import TINY
 from vitrail.contracts import VitrailError
-from vitrail.explain import attention_maps, grad_cam, measure_reach, patch_mean_maps, record, relevance_maps, watch
-from vitrail.explain.given import Given
+from vitrail.explanations import attention_maps, grad_cam, measure_reach, patch_mean_maps, record, relevance_maps, watch
+from vitrail.explanations.given import Given
 from vitrail.models import Backbone, Beit, DualEncoder, Model, Plain, VisionTransformer, build, config_of
 from vitrail.nn.block import Block
 from vitrail.nn.encoder import Encoder

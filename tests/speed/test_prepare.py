@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
 from tests.models.tiny import TINY
-from vitrail.explain import record
+from vitrail.explanations import record
 from vitrail.models import Backbone, Model, build, config_of
 from vitrail.models.tune import tune_head
 from vitrail.nn import ACTIVATIONS, Mlp

@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 from tests.web.running import Running
-from vitrail.explain import AttentionRecord
+from vitrail.explanations import AttentionRecord
 
 sync_api = pytest.importorskip("playwright.sync_api", reason="the page is tested with playwright")
 

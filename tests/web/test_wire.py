@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 
 from vitrail.data import Preprocess, read_picture
-from vitrail.explain import (
+from vitrail.explanations import (
     attention_distance,
     attention_entropy,
     grad_cam,

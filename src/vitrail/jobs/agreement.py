@@ -13,7 +13,7 @@ from torch import Tensor
 
 from vitrail.contracts import VitrailError
 from vitrail.data import Source, Splits
-from vitrail.export import Output
+from vitrail.graphs import Output
 from vitrail.jobs.backend import Graph
 from vitrail.jobs.inference import Outputs, run_source
 from vitrail.jobs.settings import Settings

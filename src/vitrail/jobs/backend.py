@@ -13,7 +13,7 @@ from torch import Tensor
 from vitrail.contracts import VitrailError
 from vitrail.data import Preprocess
 from vitrail.engine import Precision
-from vitrail.export import (
+from vitrail.graphs import (
     Facts,
     OnnxRunner,
     OpenVINORunner,

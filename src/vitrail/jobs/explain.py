@@ -15,9 +15,9 @@ from tyro.conf import Positional
 
 from vitrail.contracts import VitrailError
 from vitrail.data import BrokenPicture, Preprocess, list_pictures, read_picture
-from vitrail.explain import AttentionRecord, picture_of
-from vitrail.explain.figures import save
-from vitrail.explain.given import attention_layers
+from vitrail.explanations import AttentionRecord, picture_of
+from vitrail.explanations.figures import save
+from vitrail.explanations.given import attention_layers
 from vitrail.jobs.explain_kinds import KINDS, Drawing, Kind, Other, Subject, matches
 from vitrail.jobs.explain_page import MOST_PICTURES, Entry, section_of, write_explanations
 from vitrail.jobs.explain_queries import draw_detector, draw_prompt

@@ -15,7 +15,7 @@ from PIL import Image
 from torch import Tensor
 
 from vitrail.contracts import VitrailError
-from vitrail.explain import (
+from vitrail.explanations import (
     PatchBasis,
     grad_cam,
     grad_rollout_maps,
@@ -35,11 +35,11 @@ from vitrail.explain import (
     token_norms,
     upsample_nearest,
 )
-from vitrail.explain.charts import PRINT, ChartColours, norm_chart, reach_chart
-from vitrail.explain.features import colour_rows, frame_grid, match_panel, position_grid, similarity_panel
-from vitrail.explain.figures import head_grid, layer_head_grid, two_panel
-from vitrail.explain.given import Given, watch
-from vitrail.explain.record import LayerAttention, rows_of
+from vitrail.explanations.charts import PRINT, ChartColours, norm_chart, reach_chart
+from vitrail.explanations.features import colour_rows, frame_grid, match_panel, position_grid, similarity_panel
+from vitrail.explanations.figures import head_grid, layer_head_grid, two_panel
+from vitrail.explanations.given import Given, watch
+from vitrail.explanations.record import LayerAttention, rows_of
 from vitrail.models import Backbone
 from vitrail.nn.tokens import Tokens
 

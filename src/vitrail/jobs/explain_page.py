@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from vitrail.explain.figures import to_image, with_ink
+from vitrail.explanations.figures import to_image, with_ink
 from vitrail.jobs.explain_kinds import Drawing
 from vitrail.jobs.report.document import document, write_page
 from vitrail.jobs.report.html import definitions, picture, section, text

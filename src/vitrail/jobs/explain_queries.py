@@ -10,10 +10,10 @@ from PIL import Image
 from torch import Tensor
 from torchvision.ops import box_convert
 
-from vitrail.explain import picture_of
-from vitrail.explain.features import query_grid
-from vitrail.explain.given import Given, See, watch
-from vitrail.explain.record import rows_of
+from vitrail.explanations import picture_of
+from vitrail.explanations.features import query_grid
+from vitrail.explanations.given import Given, See, watch
+from vitrail.explanations.record import rows_of
 from vitrail.jobs.explain_kinds import Drawing
 from vitrail.jobs.inference import Hardware
 from vitrail.jobs.segmenter import Segmenter

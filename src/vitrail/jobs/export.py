@@ -8,7 +8,7 @@ from pathlib import Path
 from tyro.conf import Positional
 
 from vitrail.contracts import VitrailError
-from vitrail.export import (
+from vitrail.graphs import (
     FORMATS,
     Difference,
     Facts,

@@ -12,7 +12,7 @@ import torch
 
 from vitrail.contracts import VitrailError
 from vitrail.data import Preprocess
-from vitrail.export import is_quantised
+from vitrail.graphs import is_quantised
 from vitrail.models import Model
 from vitrail.nn.merging_block import MergingBlock
 from vitrail.weights import Artefact, create_model, is_artefact, load_pretrained

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import fields
 
 from vitrail.contracts import VitrailError
-from vitrail.export import Output, is_quantised
+from vitrail.graphs import Output, is_quantised
 from vitrail.jobs.backend import graph_of, open_graph
 from vitrail.jobs.detect import predict_detection
 from vitrail.jobs.inference import Hardware, make_ready

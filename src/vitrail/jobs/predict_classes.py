@@ -10,8 +10,8 @@ from torch import Tensor
 
 from vitrail.contracts import VitrailError
 from vitrail.data import FileSource, Preprocess, SubsetSource, list_pictures, read_picture
-from vitrail.explain.bars import label_bars
-from vitrail.explain.figures import save
+from vitrail.explanations.bars import label_bars
+from vitrail.explanations.figures import save
 from vitrail.jobs.backend import Graph
 from vitrail.jobs.bulk import fingerprint, run_in_parts
 from vitrail.jobs.inference import Hardware, classifier, counted, part_of_job, run_source

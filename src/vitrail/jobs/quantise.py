@@ -14,7 +14,7 @@ from tyro.conf import Positional
 from vitrail.contracts import VitrailError
 from vitrail.data import FileSource, Preprocess, Source, SubsetSource, list_pictures, open_data
 from vitrail.data.reading import OnError
-from vitrail.export import (
+from vitrail.graphs import (
     PLANS,
     OpenVINORunner,
     Output,

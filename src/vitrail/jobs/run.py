@@ -15,7 +15,6 @@ from typing import Any
 
 import torch
 
-import vitrail
 from vitrail.contracts import VitrailError
 from vitrail.jobs.settings import Settings, write_config
 
@@ -86,7 +85,7 @@ def environment(device: torch.device, precision_reason: str) -> dict[str, str]:
     """What a reader needs to judge the figures: versions and machine."""
     gpu = f", {torch.cuda.get_device_name(device)}" if device.type == "cuda" else ""
     return {
-        "vitrail": vitrail.__version__,
+        "vitrail": version("vitrail"),
         "torch": torch.__version__,
         "torchvision": version("torchvision"),
         "python": platform.python_version(),

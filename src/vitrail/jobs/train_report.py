@@ -10,8 +10,8 @@ from torch import Tensor
 
 from vitrail.contracts import Batch
 from vitrail.data import Loader, Splits
-from vitrail.explain import attention_maps, picture_of
-from vitrail.explain.record import attention_layers
+from vitrail.explanations import attention_maps, picture_of
+from vitrail.explanations.record import attention_layers
 from vitrail.jobs.comparison import Comparison
 from vitrail.jobs.inference import Outputs
 from vitrail.jobs.report import Headline, Mistake, RunSummary, write_report

@@ -10,7 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from vitrail.contracts import VitrailError
-from vitrail.explain import (
+from vitrail.explanations import (
     LayerAttention,
     grad_cam,
     grad_rollout_maps,
@@ -22,9 +22,9 @@ from vitrail.explain import (
     rollout,
     token_norms,
 )
-from vitrail.explain.pca import shared_basis
-from vitrail.explain.reach import diagonal, reach_of
-from vitrail.explain.similarity import unit_patches
+from vitrail.explanations.pca import shared_basis
+from vitrail.explanations.reach import diagonal, reach_of
+from vitrail.explanations.similarity import unit_patches
 from vitrail.models import Backbone
 from vitrail.nn.tokens import Tokens
 from vitrail.web.encoding import Encoding

@@ -11,8 +11,8 @@ from PIL import Image
 from torch import Tensor
 
 from vitrail.data import Preprocess
-from vitrail.explain import picture_of
-from vitrail.explain.recall import Recall, remember
+from vitrail.explanations import picture_of
+from vitrail.explanations.recall import Recall, remember
 from vitrail.jobs.explain import whole_picture
 from vitrail.web.refused import Refused
 from vitrail.web.shown import Shown

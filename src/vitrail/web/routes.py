@@ -14,7 +14,7 @@ from starlette.responses import FileResponse, JSONResponse, Response
 from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
 
-from vitrail.explain import AttentionRecord
+from vitrail.explanations import AttentionRecord
 from vitrail.web import answers, wire
 from vitrail.web.encoding import Encoding
 from vitrail.web.guard import MAX_JSON, MAX_PICTURE, read_body, until_gone

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from vitrail.contracts import VitrailError
 from vitrail.data import Preprocess
-from vitrail.explain.recall import Recall, remember
+from vitrail.explanations.recall import Recall, remember
 from vitrail.jobs.inference import Hardware
 from vitrail.jobs.progress import say
 from vitrail.models import Backbone, DualEncoder, Model, Plain, Sam, VideoTransformer

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import itertools
 from contextlib import AbstractContextManager, nullcontext
+from importlib.metadata import version
 from typing import Any
 
 import torch
 from torch import Tensor
 
-import vitrail
 from vitrail.contracts import Batch, Method, Progress
 from vitrail.data import Augment, FileSource, Loader, Preprocess, TrainTransform, list_pictures
 from vitrail.engine import EngineConfig, Precision, World, build_optimiser
@@ -27,7 +27,7 @@ from vitrail.speed.malloc import keep_freed_memory
 from vitrail.speed.native import attention_to_learn_with
 from vitrail.speed.prepare import prepare
 
-VERSIONS = {"vitrail": vitrail.__version__, "torch": torch.__version__}
+VERSIONS = {"vitrail": version("vitrail"), "torch": torch.__version__}
 STEPS = Progress(0, 1, 0, 1)
 
 

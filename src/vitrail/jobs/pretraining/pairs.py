@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from vitrail.contracts import Method, VitrailError
 from vitrail.data import Preprocess, Splits, open_captions
-from vitrail.explain.strips import Strip
+from vitrail.explanations.strips import Strip
 from vitrail.jobs.pretrain_config import PretrainConfig
 from vitrail.jobs.pretraining.pictures import show_features
 from vitrail.jobs.pretraining.start import Start

@@ -15,10 +15,10 @@ from vitrail.contracts import Method, Progress
 from vitrail.data import Preprocess, Source
 from vitrail.data.reading import OnError
 from vitrail.engine import World
-from vitrail.explain import attention_maps, overlay, patch_colours, picture_of
-from vitrail.explain.figures import save
-from vitrail.explain.record import attention_layers
-from vitrail.explain.strips import Strip, draw_strips
+from vitrail.explanations import attention_maps, overlay, patch_colours, picture_of
+from vitrail.explanations.figures import save
+from vitrail.explanations.record import attention_layers
+from vitrail.explanations.strips import Strip, draw_strips
 from vitrail.heads.pixels import patchify, unpatchify
 from vitrail.jobs.inference import readable
 from vitrail.methods.mae import MAE

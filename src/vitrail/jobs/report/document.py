@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from pathlib import Path
 
-from vitrail.explain.paint import ATTENTION_COLOURS
+from vitrail.explanations.paint import ATTENTION_COLOURS
 from vitrail.jobs.report.html import text
 
 POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"

@@ -6,8 +6,8 @@ from pathlib import Path
 
 from PIL import Image
 
-from vitrail.explain.figures import to_image, two_panel
-from vitrail.explain.paint import picture_of
+from vitrail.explanations.figures import to_image, two_panel
+from vitrail.explanations.paint import picture_of
 from vitrail.jobs.report.confusion import draw_confusion, most_confused
 from vitrail.jobs.report.curves import draw_curves
 from vitrail.jobs.report.document import colour_scale, document, write_page

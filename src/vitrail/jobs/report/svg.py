@@ -9,7 +9,7 @@ from html import escape
 import matplotlib
 from matplotlib.figure import Figure
 
-from vitrail.explain.charts import ChartColours
+from vitrail.explanations.charts import ChartColours
 
 INK, MUTED, RULE, ACCENT, SECOND, ON_ACCENT = "#010101", "#020202", "#030303", "#040404", "#050505", "#060606"
 """Stand-ins: each becomes a variable of the page's style sheet, so that a figure follows light and dark."""
