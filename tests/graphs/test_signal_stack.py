@@ -27,8 +27,8 @@ if sys.argv[2] == "thread":
     freeing.join()
 else:
     del runners[0], runners[0]
-signal.signal(signal.SIGCHLD, lambda *_: print("heard"))
-os.kill(os.getpid(), signal.SIGCHLD)
+signal.signal(signal.SIGUSR1, lambda *_: print("heard"))  # SIGCHLD would also tell of what torch has started
+os.kill(os.getpid(), signal.SIGUSR1)
 """
 
 
