@@ -17,9 +17,9 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
-from vitrail import engine
+from vitrail import durable, engine
 from vitrail.contracts import Batch, Progress, VitrailError
-from vitrail.engine import checkpoint, durable, history
+from vitrail.engine import checkpoint, history
 from vitrail.engine.step import Stepper
 
 from .tiny import TinyLoader, TinyMethod, accuracy, tiny_config, weights

@@ -19,8 +19,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from vitrail.contracts import VitrailError
-
-from .durable import write_durably
+from vitrail.durable import write_durably
 
 CURRENT = "checkpoint.safetensors"
 PREVIOUS = "checkpoint.previous.safetensors"

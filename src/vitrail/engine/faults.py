@@ -13,9 +13,9 @@ from typing import Any
 import torch
 
 from vitrail.contracts import Batch, Progress, VitrailError
+from vitrail.durable import write_durably
 
 from .config import EngineConfig
-from .durable import write_durably
 from .step import Gradients
 
 NONFINITE = "nonfinite.json"

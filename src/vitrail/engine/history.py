@@ -11,8 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from vitrail.contracts import VitrailError
-
-from .durable import write_durably
+from vitrail.durable import write_durably
 
 
 class Meter:

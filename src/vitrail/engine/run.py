@@ -14,11 +14,11 @@ from rich.console import Console
 from torch import Tensor, nn
 
 from vitrail.contracts import Batch, EpochLoader, Method, Progress, VitrailError
+from vitrail.durable import clean_partial, prepare_folder
 
 from .checkpoint import CURRENT, load_checkpoint, save_checkpoint
 from .config import EngineConfig
 from .distributed import World
-from .durable import clean_partial, prepare_folder
 from .ema import Ema
 from .faults import Kept, Memory, describe_nonfinite, nonfinite_message, write_nonfinite
 from .feed import Feed

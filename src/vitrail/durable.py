@@ -13,7 +13,7 @@ from vitrail.contracts import VitrailError
 _TEMPORARY = ".vitrail-partial"
 
 
-def write_durably(path: Path, write: Callable[[Path], None], before_rename: Callable[[], None] | None = None) -> None:
+def write_durably(path: Path, write: Callable[[Path], object], before_rename: Callable[[], None] | None = None) -> None:
     """Let ``write`` fill a temporary file beside ``path``, force it to the disk, then rename it to ``path``.
 
     Args:
