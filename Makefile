@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 RUNS ?= runs
 
-.PHONY: demo test lint format bench studies clean
+.PHONY: demo test lint format bench clean
 
 $(VENV)/.base: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -35,7 +35,7 @@ format: $(VENV)/.dev
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-# Vitrail beside its peers, about 30 minutes; what has figures already is left (ONLY="vit-b-1 input", FRESH=--fresh).
+# Vitrail beside its peers, about 20 minutes; what has figures already is left (ONLY="vit-b-1 input", FRESH=--fresh).
 bench: $(VENV)/.dev
 	$(BIN)/python benchmarks/table.py $(if $(ONLY),--only $(ONLY)) $(FRESH)
 

@@ -80,7 +80,7 @@ USAGE = """usage: vitrail VERB …
   plan       parameters, multiply-adds and memory of models, before anything is run
   advise     a model and a recipe for a task, with the reasons
   bench      Vitrail's speed beside other libraries, on the same model and weights
-  list       models, weights, data sets and recipes by name
+  list       models, weights, data sets, methods and recipes by name
   convert    a checkpoint from one library's format to another's
   export     a model as an ONNX or OpenVINO graph, checked to say the same
   quantise   a model in 8 bits for OpenVINO, calibrated on your pictures and kept only if it holds

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import re
 from itertools import product
+from pathlib import Path
 from typing import get_args
 
 import pytest
@@ -11,7 +13,7 @@ import pytest
 from vitrail.cli import VERBS, main, parse
 from vitrail.contracts import VitrailError
 from vitrail.jobs.advise import Advice, AdviseConfig, advise, choose
-from vitrail.jobs.advise_rules import CHOICES, RULES, Device, Situation, Task, When
+from vitrail.jobs.advise_rules import CHOICES, MEASURED, RULES, Device, Situation, Task, When
 from vitrail.models import MODELS
 from vitrail.recipes import RECIPES, recipe_config
 from vitrail.weights import PRETRAINED
@@ -166,12 +168,19 @@ def test_negative_numbers_are_refused(numbers: dict[str, int]) -> None:
         advise(AdviseConfig(task="embed", device="cpu", **numbers))
 
 
+def test_what_was_measured_here_stands_in_the_evidence() -> None:
+    evidence = (Path(__file__).parents[2] / "docs" / "evidence.md").read_text(encoding="utf-8")
+    figures = [figure for rule in RULES if rule.source == MEASURED for figure in re.findall(r"\d+\.\d+ ", rule.reason)]
+    assert len(figures) >= 3
+    assert [figure for figure in figures if figure not in evidence] == []
+
+
 def test_the_verb_prints_its_reasons_or_json(capsys: pytest.CaptureFixture[str]) -> None:
     arguments = ["advise", "--task", "classify", "--images", "1968", "--image-size", "300x300", "--device", "cpu"]
     main(arguments)
     shown = capsys.readouterr().out
     assert "vit_small_patch14_dinov2.lvd142m" in shown and "none: the verb's defaults" in shown
-    assert "90.24 % (three seeds) against 87.65 %" in shown and "Steiner et al. 2022" in shown
+    assert "90.24 % (elpv, three seeds) against 87.65 %" in shown and "Steiner et al. 2022" in shown
     main([*arguments, "--json", "--labels-per-class", "5"])
     found = json.loads(capsys.readouterr().out)
     assert found["command"].startswith("vitrail probe DATA --model vit_small")

@@ -38,7 +38,7 @@ LEAST = 8
 
 @dataclass(frozen=True, kw_only=True)
 class QuantiseConfig(Settings):
-    """A classifier or picture encoder in 8 bits: about twice as fast on a CPU, and a little less exact.
+    """A classifier or picture encoder in 8 bits: 1.2 to 1.7 times as fast as bf16 where measured, and less exact.
 
     It is compared with the float32 model on pictures that it was not calibrated on, and refused when it loses more
     than --max-loss. predict takes the folder of a classifier, embed that of an encoder, with --backend openvino.

@@ -1,7 +1,7 @@
 """BEiT on Fashion-MNIST without labels: a small transformer that tells the visual tokens of masked patches.
 
 Command: ``vitrail pretrain --recipe fashion_mnist_beit`` once fashion_mnist_tokenizer has made the folder it reads
-Cost: about 17 minutes of one CPU core with bf16 (480 pictures a second), and 13 once for the tokenizer.
+Cost: 17 to 20 minutes of one CPU core with bf16 (400 to 480 pictures a second), and 13 once for the tokenizer.
 Expected: 86.2 ± 0.2 % in a linear probe and 83.4 ± 0.8 % by ten nearest neighbours (three seeds); fresh weights: 79.1
 and 69.8 %.
 ``loss`` falls below ``token_entropy`` within the first hundred steps.
