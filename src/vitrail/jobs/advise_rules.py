@@ -198,9 +198,9 @@ RULES: tuple[Rule, ...] = (
         When("classify"),
         {"recipe": None, "command": TRAIN},
         "With enough labels a gentle recipe beats the probe: 90.24 % (elpv, three seeds) against 87.65 % on 1,968 "
-        "training pictures, where 2e-4 for all layers alike ended at 78 %. The defaults, the fine-tuning recipe of DeiT "
-        "and BEiT, were not measured on them: compare with vitrail probe. For pictures without a right way up, and few "
-        "epochs, see the recipe elpv.",
+        "training pictures, where 2e-4 for all layers alike ended at 78 %. The defaults, the fine-tuning recipe of "
+        "DeiT and BEiT, were not measured on them: compare with vitrail probe. For pictures without a right way up, "
+        "and few epochs, see the recipe elpv.",
         MEASURED,
     ),
     # ------------------------------------------------------------------ embed
