@@ -28,7 +28,6 @@ from vitrail.explanations.charts import reach_chart
 from vitrail.explanations.features import colour_rows, match_panel, position_grid, similarity_panel
 from vitrail.explanations.figures import head_grid, to_image, two_panel
 from vitrail.explanations.maps import upsample_bilinear
-from vitrail.jobs.explain import whole_picture
 from vitrail.jobs.models import open_model
 from vitrail.nn.tokens import Tokens
 
@@ -44,7 +43,7 @@ class Look:
     """A photograph before the model: what it saw, its features and the attention of its class token."""
 
     def __init__(self, photograph: Image.Image) -> None:
-        preprocess = whole_picture(ARTEFACT.preprocess, photograph, MODEL.patch_size)
+        preprocess = ARTEFACT.preprocess.whole(photograph, MODEL.patch_size)
         self.image = preprocess(photograph)[None]
         with record(MODEL, layers=(-1,)) as attention, torch.no_grad():
             self.tokens: Tokens = MODEL.features(self.image)

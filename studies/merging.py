@@ -29,7 +29,6 @@ from vitrail.explanations.figures import to_image
 from vitrail.explanations.given import Given
 from vitrail.explanations.strips import Strip, draw_strips
 from vitrail.jobs.embed import FeatureVector
-from vitrail.jobs.explain import whole_picture
 from vitrail.jobs.inference import Hardware, make_ready, run_source
 from vitrail.jobs.models import open_model, with_crop
 from vitrail.jobs.probe import ProbeConfig
@@ -136,7 +135,7 @@ def picture(count: int) -> None:
     artefact = open_model(CONFIG.model, CONFIG.model_overrides())
     plain = artefact.backbone.eval()
     photograph = Image.fromarray(data.chelsea())
-    preprocess = whole_picture(artefact.preprocess, photograph, plain.patch_size)
+    preprocess = artefact.preprocess.whole(photograph, plain.patch_size)
     image = preprocess(photograph)[None]
     seen = picture_of(image[0], preprocess.mean, preprocess.std)
     looks = [looks_of(model, image, seen) for model in (plain, merged(plain, count))]

@@ -13,6 +13,7 @@ import pytest
 import torch
 
 from vitrail import machine
+from vitrail.speed.bench.machine import machine as bench_machine
 
 CPU = torch.device("cpu")
 
@@ -49,6 +50,15 @@ def test_another_number_of_threads_is_another_machine(cache: Path, monkeypatch: 
     monkeypatch.setattr(torch, "get_num_threads", lambda: 77)
     again = Clock(2.0, 0.5)
     assert machine.remembered("product", CPU, again) == [2.0, 0.5] and again.asked == 1
+
+
+def test_every_account_of_the_machine_names_the_same_processor(monkeypatch: pytest.MonkeyPatch) -> None:
+    facts = {"model name": "Abacus 7", "cpu family": "6", "model": "143", "flags": "fpu avx2 amx_bf16"}
+    monkeypatch.setattr(machine, "processor_facts", lambda: facts)
+    assert machine.describe(CPU).startswith("cpu Abacus 7 6 143 amx_bf16 · ")
+    assert "cores of Abacus 7; AMX-BF16; " in bench_machine()
+    monkeypatch.setattr(machine, "processor_facts", dict)
+    assert machine.processor_name() and not machine.processor_units()
 
 
 @pytest.mark.parametrize(

@@ -12,12 +12,11 @@ from pathlib import Path
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 import tyro
-from rich.console import Console
 from rich.markup import escape
 
 import vitrail
 from vitrail.contracts import VitrailError
-from vitrail.engine import Interrupted, close
+from vitrail.engine import Interrupted, close, let_go, stderr_console
 from vitrail.jobs.settings import read_config
 
 
@@ -90,7 +89,7 @@ train, pretrain and probe know recipes by name: --recipe NAME (vitrail list reci
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Entry point; ends the process with 0, 1 (an error that was explained), 2 (wrong usage) or 130/143 (a signal)."""
+    """Entry point; ends the process with 0, 1 (an explained error), 2 (wrong usage) or 129, 130, 143 (a signal)."""
     arguments = list(sys.argv[1:] if argv is None else argv)
     if not arguments or arguments[0] in ("-h", "--help"):
         print(USAGE)
@@ -117,6 +116,14 @@ def main(argv: Sequence[str] | None = None) -> None:
     except KeyboardInterrupt:
         _complain("stopped")
         sys.exit(130)
+    except BrokenPipeError:
+        # Who read the results has seen enough of them.
+        _let_go_of_output()
+        sys.exit(1)
+    except OSError as error:
+        _complain(str(error))
+        _let_go_of_output()
+        sys.exit(1)
     finally:
         close()
 
@@ -205,5 +212,13 @@ def _take(arguments: list[str], option: str) -> str | None:
     return None
 
 
+def _let_go_of_output() -> None:
+    """What could not be written to standard output would fail again, with a traceback, when Python ends."""
+    with suppress(OSError):
+        sys.stdout.flush()
+        return
+    let_go(sys.stdout)
+
+
 def _complain(text: str) -> None:
-    Console(stderr=True, soft_wrap=True, highlight=False).print(f"[red]error:[/] {escape(text)}")
+    stderr_console(soft_wrap=True).print(f"[red]error:[/] {escape(text)}")

@@ -11,12 +11,11 @@ import json
 import math
 import os
 import platform
-import re
 import stat
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import cache
 from pathlib import Path
 
@@ -27,7 +26,6 @@ WORTHWHILE_SPEEDUP = 1.3
 PRODUCT_SIZE = {"cuda": 4096, "mps": 1024, "cpu": 384}
 """Side of the square matrices whose product is timed."""
 REPEATS = 12
-_LINE = re.compile(r"^(model name|cpu family|model|flags)\s*: (.+)$", re.MULTILINE)
 
 
 def bf16_pays(device: torch.device) -> tuple[bool, str]:
@@ -135,18 +133,34 @@ def _product_times(device: torch.device) -> list[float]:
 
 
 @cache
+def processor_facts() -> Mapping[str, str]:
+    """What Linux says of the first processor (``model name``, ``cpu family``, ``flags`` …); nothing elsewhere."""
+    try:
+        text = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return {}
+    lines = (line.partition(":") for line in text.split("\n\n")[0].splitlines())
+    return {key.strip(): value.strip() for key, _, value in lines}
+
+
+def processor_name() -> str:
+    """The processor's name as Linux knows it, elsewhere as Python does."""
+    return processor_facts().get("model name") or platform.processor() or platform.machine()
+
+
+def processor_units() -> frozenset[str]:
+    """What the processor can do, as Linux calls it (``avx2``, ``amx_bf16`` …); nothing where it does not say."""
+    return frozenset(processor_facts().get("flags", "").split())
+
+
 def _processor() -> str:
-    """The processor's name and generation as Linux knows them, elsewhere as Python does, and its units for bf16.
+    """The processor's name, its generation and its units for bf16.
 
     Virtual machines often hide the name; the generation and what the processor can do they do not.
     """
-    try:
-        lines = dict(_LINE.findall(Path("/proc/cpuinfo").read_text(encoding="utf-8")))
-    except OSError:
-        lines = {}
-    units = sorted({"avx512_bf16", "amx_bf16"}.intersection(lines.get("flags", "").split()))
-    generation = [lines[key] for key in ("cpu family", "model") if key in lines]
-    return " ".join([lines.get("model name") or platform.processor() or platform.machine(), *generation, *units])
+    facts = processor_facts()
+    units = sorted({"avx512_bf16", "amx_bf16"} & processor_units())
+    return " ".join([processor_name(), *(facts[key] for key in ("cpu family", "model") if key in facts), *units])
 
 
 def _read() -> dict[str, list[float]]:

@@ -1,4 +1,4 @@
-"""Small data sets on disk, and a source whose reading can be made to fail, to wait or to die."""
+"""Small data sets on disk and their colours, and a source whose reading can be made to fail, to wait or to die."""
 
 import os
 import signal
@@ -18,6 +18,17 @@ def write_picture(path: Path, colour: tuple[int, int, int] = RED, size: tuple[in
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.new("RGB", size, colour).save(path)
     return path
+
+
+def write_csv(folder: Path, text: str) -> Path:
+    path = folder / "labels.csv"
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def colour(source: Source, index: int) -> tuple[int, ...]:
+    """That of the first pixel."""
+    return source.picture(index).getpixel((0, 0))
 
 
 class PlantedSource(Source):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -155,6 +156,53 @@ def test_a_folder_is_searched_for_clips_of_all_kinds(tmp_path: Path) -> None:
         list_clips(tmp_path / "nowhere")
 
 
+def test_links_are_followed_once_and_never_to_a_folder_above(tmp_path: Path) -> None:
+    for name in ("above.gif", "clips/a.gif", "elsewhere/b.gif"):
+        write(tmp_path / name)
+    (tmp_path / "clips" / "up").symlink_to(tmp_path, target_is_directory=True)
+    for name in ("1", "2"):
+        (tmp_path / "clips" / name).symlink_to(tmp_path / "elsewhere", target_is_directory=True)
+    found = [path.relative_to(tmp_path).as_posix() for path in list_clips(tmp_path / "clips")]
+    assert found == ["clips/1/b.gif", "clips/a.gif"]
+
+
+def test_a_folder_that_cannot_be_listed_is_not_passed_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write(tmp_path / "a.gif")
+    write(tmp_path / "locked" / "b.gif")
+    listed = os.scandir
+
+    def scandir(folder: str) -> object:
+        if Path(folder).name == "locked":
+            raise PermissionError(13, "Permission denied", str(folder))
+        return listed(folder)
+
+    monkeypatch.setattr(os, "scandir", scandir)
+    with pytest.raises(VitrailError, match=r"cannot be listed: .*Permission denied"):
+        list_clips(tmp_path)
+
+
+@pytest.mark.parametrize("ending", [".gif", ".npy"])
+def test_what_is_no_file_is_told_as_for_pictures(ending: str, tmp_path: Path) -> None:
+    link, pipe = tmp_path / f"link{ending}", tmp_path / f"pipe{ending}"
+    link.symlink_to(tmp_path / "nothing")
+    os.mkfifo(pipe)
+    for path, reason in ((link, "a symbolic link to nothing"), (pipe, "not a regular file")):
+        with pytest.raises(BrokenPicture, match=reason):
+            open_clip(path)
+    with pytest.raises(BrokenPicture, match="not a possible file name"):
+        open_clip(f"nul\0byte{ending}")
+
+
+def test_a_frame_that_is_a_link_to_nothing_is_not_passed_over(tmp_path: Path) -> None:
+    write(tmp_path / "clip")
+    (tmp_path / "clip" / "frame3.png").unlink()
+    (tmp_path / "clip" / "frame3.png").symlink_to(tmp_path / "nothing")
+    clip = open_clip(tmp_path / "clip")
+    assert len(clip) == 12
+    with pytest.raises(BrokenPicture, match=r"frame3\.png: a symbolic link to nothing"):
+        clip.frames([3])
+
+
 def test_training_begins_anywhere_and_the_same_seed_begins_there_again(tmp_path: Path) -> None:
     for number in range(4):
         write(tmp_path / f"{number}.gif")
@@ -192,11 +240,20 @@ def test_broken_clips_stop_the_run_or_are_listed(tmp_path: Path) -> None:
 def test_train_and_val_folders_are_kept_and_a_single_clip_is_refused(tmp_path: Path) -> None:
     write(tmp_path / "train" / "a.gif"), write(tmp_path / "train" / "b.gif"), write(tmp_path / "val" / "c.gif")
     splits = open_clips(tmp_path, 4, 1)
-    assert [Path(splits.train.name(n)).name for n in range(2)] == ["a.gif", "b.gif"]
+    assert [Path(splits.train.name(n)).name for n in range(len(splits.train))] == ["a.gif", "b.gif"]
     assert [Path(splits.val.name(n)).name for n in range(len(splits.val))] == ["c.gif"]
     assert splits.val.picture(0).size == (10, 8)
     with pytest.raises(VitrailError, match="the only clip"):
         open_clips(tmp_path / "val", 4, 1)
+
+
+@pytest.mark.parametrize("held", ["valid", "validation", "test"])
+def test_clips_held_out_under_another_name_are_not_trained_on(held: str, tmp_path: Path) -> None:
+    for name in ("train/a.gif", "train/b.gif", f"{held}/c.gif"):
+        write(tmp_path / name)
+    splits = open_clips(tmp_path, 4, 1)
+    assert [Path(splits.train.name(n)).name for n in range(len(splits.train))] == ["a.gif", "b.gif"]
+    assert [Path(splits.val.name(n)).name for n in range(len(splits.val))] == ["c.gif"]
 
 
 @pytest.mark.parametrize("size", [(8, 4), (4, 8), (8, 8)])

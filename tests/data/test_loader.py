@@ -19,6 +19,7 @@ from tests.data.planted import PlantedSource
 from vitrail.contracts import Batch, VitrailError
 from vitrail.data import Augment, FolderSource, Mixing, Preprocess, Skipped, TrainTransform, jpeg
 from vitrail.data.loader import NothingLeft, _begin_worker
+from vitrail.data.reading import Outcome
 
 TRANSFORM = TrainTransform(Preprocess((16, 16)), Augment())
 
@@ -176,6 +177,16 @@ def test_broken_pictures_stop_the_run_by_name(workers):
     with pytest.raises(VitrailError, match=r"picture-17\.png: planted"):
         list(loader.epoch(0))
     loader.close()
+
+
+def test_every_tensor_of_an_outcome_is_pinned(monkeypatch):
+    # Without a GPU no memory can be pinned: marked instead.
+    monkeypatch.setattr(torch.Tensor, "pin_memory", lambda tensor: tensor + 100)
+    zero = torch.zeros(1)
+    pinned = Outcome(zero, zero, zero, {"tokens": zero}).pin_memory()
+    found = (pinned.images, pinned.labels, pinned.indices, *pinned.extras.values())
+    assert [int(tensor) for tensor in found if tensor is not None] == [100] * 4
+    assert Outcome(skipped=(Skipped("a.png", "planted"),)).pin_memory().images is None
 
 
 @pytest.mark.parametrize("workers", [0, 2])

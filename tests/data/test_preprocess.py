@@ -222,6 +222,21 @@ def test_with_size_changes_nothing_else():
     assert Preprocess(crop=0.9).with_size((96, 32)) == Preprocess((96, 32), crop=0.9)
 
 
+@pytest.mark.parametrize(("bands", "channels"), [(1, 1), (3, 3), (4, 3)])
+def test_pictures_are_decoded_as_grey_for_one_band_alone(bands, channels):
+    assert Preprocess(mean=(0.5,) * bands, std=(0.5,) * bands).channels == channels
+
+
+@pytest.mark.parametrize(
+    ("width", "height", "size"),
+    [(640, 480, (224, 296)), (480, 640, (304, 224)), (300, 300, (224, 224)), (5000, 10, (224, 112_000))],
+)
+def test_the_whole_picture_is_kept_at_its_own_aspect_in_whole_patches(width, height, size):
+    preprocess = Preprocess(size=(224, 300), mean=HALF_MEAN, std=HALF_STD)
+    whole = preprocess.whole(Image.new("L", (width, height)), (16, 8))
+    assert whole == dataclasses.replace(preprocess, size=size, crop=1.0, resize="squash")
+
+
 def test_tensors_that_are_no_pictures_are_refused():
     for wrong in (torch.zeros(3, 0, 5, dtype=torch.uint8),):
         with pytest.raises(VitrailError, match=r"\(C, H, W\) uint8 and not empty"):

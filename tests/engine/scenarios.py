@@ -202,7 +202,7 @@ def rank(
     loader = RankLoader(batches=6, size=size, rank=world.rank, world=world.size)
     loader.fault, loader.at = (fault, at) if world.rank == 1 else (None, 0)
     if fault == "full disk" and world.is_main:
-        durable._sync = _full_disk
+        durable.sync = _full_disk
     outcome: dict[str, Any] = {"kind": "done"}
     method = TinyMethod(dropout, seed=world.rank)
     try:
@@ -245,6 +245,8 @@ class RankLoader(TinyLoader):
                 time.sleep(60)
             elif self.fault == "sigterm":
                 os.kill(os.getpid(), signal.SIGTERM)
+            elif self.fault == "broken picture":
+                raise VitrailError("this picture is broken")
             elif self.fault == "nan":
                 batch.images[1, 0, 0, 0] = float("nan")
         return batch

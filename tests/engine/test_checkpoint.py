@@ -16,9 +16,17 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from vitrail.contracts import VitrailError
-from vitrail.engine import EngineConfig, checkpoint, load_checkpoint, read_checkpoint, save_checkpoint
+from vitrail.engine import (
+    RUN_FILES,
+    EngineConfig,
+    checkpoint,
+    load_checkpoint,
+    method_state,
+    read_checkpoint,
+    save_checkpoint,
+)
 
-from .tiny import TinyLoader, TinyMethod, assert_equal, quiet, tiny_config, train, weights
+from .tiny import At, TinyLoader, TinyMethod, assert_equal, quiet, tiny_config, train, weights
 
 CURRENT, PREVIOUS = "checkpoint.safetensors", "checkpoint.previous.safetensors"
 
@@ -312,7 +320,8 @@ def test_checkpoint_that_does_not_fit_is_refused_whole(tmp_path: Path) -> None:
 
 
 def test_stray_partial_files_are_swept(tmp_path: Path) -> None:
-    stray = tmp_path / f"{CURRENT}.123.vitrail-partial"
+    # A number that no system gives.
+    stray = tmp_path / f"{CURRENT}.{2**22 + 1}.vitrail-partial"
     stray.write_bytes(b"half")
     other = tmp_path / "download.partial"
     other.write_text("mine")
@@ -320,3 +329,20 @@ def test_stray_partial_files_are_swept(tmp_path: Path) -> None:
     train(tmp_path, console=console)
     assert not stray.exists() and other.read_text() == "mine"
     assert stray.name in console.file.getvalue()  # type: ignore[attr-defined]
+
+
+def test_names_of_all_that_a_run_leaves_and_of_what_a_checkpoint_holds(tmp_path: Path) -> None:
+    config = tiny_config(checkpoint_every_steps=5)
+    method = finished(tmp_path, config)
+    found = read_checkpoint(tmp_path, silent)
+    assert found is not None
+    assert_equal(method_state(found.tensors), weights(method))
+    (tmp_path / "checkpoint.safetensors").unlink()
+    (tmp_path / "checkpoint.previous.safetensors").unlink()
+    finished(tmp_path, config)
+    os.truncate(tmp_path / CURRENT, 1000)
+    finished(tmp_path, config)
+    with pytest.raises(VitrailError, match="not finite"):
+        train(tmp_path / "nan", method=TinyMethod(), loader=At(0, 3, lambda batch: batch.images.fill_(float("nan"))))
+    (tmp_path / "nan" / "nonfinite.json").replace(tmp_path / "nonfinite.json")
+    assert {path.name for path in tmp_path.iterdir() if path.is_file()} == set(RUN_FILES)

@@ -16,7 +16,7 @@ import torch
 from safetensors.torch import load_file
 
 from vitrail.contracts import VitrailError
-from vitrail.engine import World, init
+from vitrail.engine import World, init, load_checkpoint
 
 from .tiny import assert_close, assert_equal
 from .zygote import ROOT, Zygote
@@ -112,6 +112,21 @@ def test_stop_signal_to_one_rank_stops_both(zygote: Zygote, two: Path, tmp_path:
     assert finish(zygote, start(zygote, tmp_path, 2, fault="sigterm", at=8)) == [143, 143], zygote.logs()
     assert [outcome(tmp_path, rank)["kind"] for rank in (0, 1)] == ["interrupted"] * 2
     assert finish(zygote, start(zygote, tmp_path, 2)) == [0, 0], zygote.logs()
+    assert_equal(rank_weights(tmp_path), rank_weights(two))
+
+
+@pytest.mark.parametrize("at", [7, 8])
+def test_a_broken_picture_of_one_rank_costs_no_step_of_either(
+    zygote: Zygote, two: Path, tmp_path: Path, at: int
+) -> None:
+    statuses = finish(zygote, start(zygote, tmp_path, 2, fault="broken picture", at=at, checkpoint_every_steps=None))
+    assert statuses == [1, 1], zygote.logs()
+    messages = [outcome(tmp_path, rank)["message"] for rank in (0, 1)]
+    assert "lost contact" in messages[0] and messages[1] == "this picture is broken"
+    # The first rank is left in the midst of the step that the other one could not begin.
+    found = load_checkpoint(tmp_path, print)
+    assert found is not None and found.metadata["step"] == at - 1
+    assert finish(zygote, start(zygote, tmp_path, 2, checkpoint_every_steps=None)) == [0, 0], zygote.logs()
     assert_equal(rank_weights(tmp_path), rank_weights(two))
 
 

@@ -12,7 +12,12 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
+from torch import nn
 
+from vitrail.contracts import Batch, VitrailError
+from vitrail.engine import load_checkpoint
+
+from .tiny import At, TinyLoader, TinyMethod, assert_equal, quiet, tiny_config, train, weights
 from .zygote import Zygote
 
 
@@ -119,8 +124,13 @@ def no_members(group: int, patience: float = 8.0) -> bool:
 @pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="looks for orphans in /proc")
 @pytest.mark.parametrize(
     ("sent", "whole_group", "expected"),
-    [([signal.SIGTERM], False, 143), ([signal.SIGINT], True, 130), ([signal.SIGINT, signal.SIGINT], True, 130)],
-    ids=["sigterm", "ctrl-c", "ctrl-c twice"],
+    [
+        ([signal.SIGTERM], False, 143),
+        ([signal.SIGHUP], True, 129),
+        ([signal.SIGINT], True, 130),
+        ([signal.SIGINT, signal.SIGINT], True, 130),
+    ],
+    ids=["sigterm", "a dropped line", "ctrl-c", "ctrl-c twice"],
 )
 def test_signals_stop_a_run_with_workers(
     zygote: Zygote, tmp_path: Path, sent: list[int], whole_group: bool, expected: int
@@ -141,3 +151,72 @@ def test_signals_stop_a_run_with_workers(
     assert zygote.run("with_workers", out=str(out), pause=0.0) == 0, zygote.logs()
     assert zygote.run("with_workers", out=str(reference), pause=0.0) == 0, zygote.logs()
     assert_same_run(out, reference)
+
+
+def broken(batch: Batch) -> None:
+    raise VitrailError(f"{batch.names[0]}: cannot be read")
+
+
+@pytest.mark.parametrize(("epoch", "place"), [(0, 3), (1, 0), (1, 3), (2, 5)])
+def test_a_picture_that_cannot_be_read_costs_no_step(tmp_path: Path, epoch: int, place: int) -> None:
+    reference, method = TinyMethod(), TinyMethod()
+    train(tmp_path / "reference", method=reference)
+    out = tmp_path / "out"
+    with pytest.raises(VitrailError, match=f"e{epoch}-b{place}-0.png: cannot be read"):
+        train(out, loader=At(epoch, place, broken))
+    found = load_checkpoint(out, print)
+    assert found is not None and found.metadata["step"] == 6 * epoch + place
+    loader = TinyLoader()
+    train(out, method=method, loader=loader)
+    assert loader.starts[0] == (epoch, place)
+    assert_equal(weights(method), weights(reference))
+    assert_same_run(out, tmp_path / "reference")
+
+
+def test_a_first_picture_that_cannot_be_read_leaves_no_checkpoint(tmp_path: Path) -> None:
+    with pytest.raises(VitrailError, match="cannot be read"):
+        train(tmp_path, loader=At(0, 0, broken))
+    assert load_checkpoint(tmp_path, print) is None
+
+
+def test_a_full_disk_does_not_hide_the_picture_that_cannot_be_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(batch: Batch) -> None:
+        monkeypatch.setattr(os, "fsync", lambda descriptor: (_ for _ in ()).throw(OSError(28, "No space left")))
+        broken(batch)
+
+    console = quiet()
+    with pytest.raises(VitrailError, match="cannot be read"):
+        train(tmp_path, loader=At(0, 3, full), console=console)
+    assert "No space left" in console.file.getvalue()  # type: ignore[attr-defined]
+
+
+def test_an_evaluation_that_fails_costs_no_step(tmp_path: Path) -> None:
+    calls: list[int] = []
+
+    def evaluate(model: nn.Module) -> dict[str, float]:
+        calls.append(1)
+        if len(calls) == 2:
+            raise VitrailError("held-out.png: cannot be read")
+        return {"n": 1.0}
+
+    reference, method = TinyMethod(), TinyMethod()
+    config = tiny_config(ema_decay=0.9)
+    train(tmp_path / "reference", config, reference, evaluate=lambda model: {"n": 1.0})
+    out = tmp_path / "out"
+    with pytest.raises(VitrailError, match=r"held-out.png: cannot be read"):
+        train(out, config, evaluate=evaluate)
+    loader = TinyLoader()
+    train(out, config, method, loader, evaluate=evaluate)
+    assert loader.starts[0] == (2, 0) and len(calls) == 4
+    assert_equal(weights(method), weights(reference))
+    assert_same_run(out, tmp_path / "reference")
+
+
+def test_a_hangup_stays_ignored_where_it_is(tmp_path: Path) -> None:
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        train(tmp_path, loader=At(0, 3, lambda batch: os.kill(os.getpid(), signal.SIGHUP)))
+    finally:
+        signal.signal(signal.SIGHUP, before)

@@ -337,9 +337,9 @@ class Short(TinyLoader):
 
 def test_loader_that_ends_early_or_yields_nothing(tmp_path: Path) -> None:
     with pytest.raises(VitrailError, match=r"promised 8 batches .* ended after 6 of epoch 0"):
-        train(tmp_path, loader=Short())
+        train(tmp_path / "short", loader=Short())
     with pytest.raises(VitrailError, match=r"batch 5 of epoch 0 is empty"):
-        train(tmp_path, loader=TinyLoader(last=0))
+        train(tmp_path / "empty", loader=TinyLoader(last=0))
 
 
 def test_loader_that_fails_after_a_stop_does_not_hide_the_stop(tmp_path: Path) -> None:

@@ -6,12 +6,11 @@ import torch
 from PIL import Image
 
 from vitrail.contracts import VitrailError
-from vitrail.explanations.features import colour_panel
+from vitrail.explanations.features import colour_rows
 from vitrail.explanations.figures import (
     head_grid,
     layer_head_grid,
     save,
-    save_sequence,
     to_image,
     two_panel,
 )
@@ -138,21 +137,19 @@ def test_layer_head_grid_puts_layers_in_rows_and_heads_in_columns():
         assert brightest_cell(pixels_of(figure, axes), (4, 8)) == divmod(number, 3)
 
 
-def test_colour_panel_shows_each_patch_in_its_colour():
+def test_colour_rows_show_each_patch_in_its_colour():
     colours = torch.zeros(2, 4, 3)
     colours[1, 3] = torch.tensor([1.0, 0.5, 0.0])
-    figure = colour_panel(picture(160, 80), colours)
+    figure = colour_rows([picture(160, 80)], [colours])
     panel = pixels_of(figure, figure.axes[1])
     assert panel[-10, -10].tolist() == [255, 128, 0]
     assert panel[10, 10].tolist() == [0, 0, 0]
 
 
-def test_saved_files_are_numbered_and_the_folder_is_made(tmp_path):
-    figures = (two_panel(picture(96, 64), torch.rand(4, 6), title=f"layer {i}") for i in range(3))
-    paths = save_sequence(figures, tmp_path / "new" / "folder", dpi=100)
-    assert [path.name for path in paths] == ["layer_00.png", "layer_01.png", "layer_02.png"]
-    sizes = {Image.open(path).size for path in paths}
-    assert len(sizes) == 1
+def test_the_folder_of_a_saved_file_is_made(tmp_path):
+    figure = two_panel(picture(96, 64), torch.rand(4, 6))
+    path = save(figure, tmp_path / "new" / "folder" / "map.png", dpi=100)
+    assert Image.open(path).size == to_image(figure, dpi=100).size
 
 
 def test_an_unknown_suffix_is_refused(tmp_path):

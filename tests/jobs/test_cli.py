@@ -85,6 +85,13 @@ def test_files_with_unknown_options_or_no_options_are_refused_by_name(tmp_path: 
         parse("probe", ["--recipe", "elpv"])
 
 
+def test_an_option_that_a_file_gives_twice_is_refused_with_its_lines(tmp_path: Path):
+    file = tmp_path / "twice.yaml"
+    file.write_text("lr: 1e-3\nepochs: 4\n\nlr: 1e-4\n")
+    with pytest.raises(VitrailError, match=r"twice\.yaml: lr is given twice, in line 1 and in line 4"):
+        parse("train", ["photos", "--config", str(file)])
+
+
 def test_lists_in_a_file_are_as_many_words_also_for_what_stands_without_an_option(tmp_path: Path):
     file = tmp_path / "plan.yaml"
     file.write_text("models: [vit_tiny_patch16_224, resnet18]\nsides: [32, 64]\n")
@@ -222,6 +229,16 @@ def test_a_listing_whose_reader_has_left_ends_without_a_traceback(tmp_path: Path
     command = f"{sys.executable} -m vitrail list data | true"
     done = subprocess.run(command, shell=True, capture_output=True, text=True, cwd=tmp_path)
     assert "Traceback" not in done.stderr
+
+
+def test_results_that_cannot_be_written_are_an_error_in_one_line(tmp_path: Path):
+    if not Path("/dev/full").exists():
+        pytest.skip("no /dev/full here")
+    with Path("/dev/full").open("w") as full:
+        command = [sys.executable, "-m", "vitrail", "list", "data"]
+        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, cwd=tmp_path)
+    assert done.returncode == 1
+    assert done.stderr.startswith("error: ") and done.stderr.count("\n") == 1 and "No space left" in done.stderr
 
 
 def test_importing_the_package_alone_loads_neither_torch_nor_anything_heavy():

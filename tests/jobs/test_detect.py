@@ -103,7 +103,8 @@ def test_broken_pictures_are_left_out_or_stop_the_job(detector: Path, photograph
     alone = PredictConfig(out=tmp_path / "c.csv", on_error="skip", batch_size=1, **options)
     assert {Path(row["name"]).name for row in predict(alone)} == {"good.png"}
     with pytest.raises(VitrailError, match="every picture was broken"):
-        predict(PredictConfig(**{**options, "source": str(tmp_path / "in" / "broken.png")}, on_error="skip"))
+        broken = {**options, "source": str(tmp_path / "in" / "broken.png"), "out": tmp_path / "d.csv"}
+        predict(PredictConfig(**broken, on_error="skip"))
 
 
 def test_boxes_are_drawn_on_pictures_whose_names_no_table_holds(

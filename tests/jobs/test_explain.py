@@ -166,8 +166,16 @@ def test_a_detector_shows_its_queries_and_a_segmenter_its_masks(pictures: Path, 
         assert np.allclose(maps.sum(axis=(1, 2)), 1, atol=1e-4)
         with pytest.raises(VitrailError, match="leave kinds out"):
             explain(ExplainConfig(**config, kinds=("rollout",)))
-    with pytest.raises(VitrailError, match="points are X,Y"):
-        explain(ExplainConfig(**config, points=("3;4",)))
+    for points, message in (
+        ("3;4", "points: 2 numbers with commas between them are wanted, not '3;4'"),
+        ("1,2,3,4", "points: 2 numbers"),
+        ("nan,2", "points: 2 numbers"),
+        ("91,2", r"a\.png: points lie outside its 90x50 pixels"),
+    ):
+        with pytest.raises(VitrailError, match=message):
+            explain(ExplainConfig(**config, points=(points,)))
+    with pytest.raises(VitrailError, match="is a Detr, but only promptable segmenters take --points"):
+        explain(ExplainConfig(**{**config, "model": str(tmp_path / "detr_resnet50")}, points=("3,4",)))
 
 
 def test_the_frames_of_a_folder_are_one_clip(pictures: Path, tmp_path: Path):

@@ -2,7 +2,10 @@
 
 import json
 from collections.abc import Iterator
+from dataclasses import replace
+from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -10,6 +13,7 @@ from PIL import Image
 from torch import nn
 
 from tests.jobs.tiny import tiny_config
+from tests.jobs.tiny_pretrain import pretrain_config
 from tests.models.tiny import TINY
 from vitrail.contracts import VitrailError
 from vitrail.data import FileSource, Preprocess
@@ -17,10 +21,13 @@ from vitrail.engine import World
 from vitrail.jobs import bulk
 from vitrail.jobs.embed import EmbedConfig, embed
 from vitrail.jobs.explain import ExplainConfig, explain
+from vitrail.jobs.left_out import LeftOut
 from vitrail.jobs.predict import predict
 from vitrail.jobs.predict_config import PredictConfig
+from vitrail.jobs.pretrain import pretrain
 from vitrail.jobs.pretraining.pictures import Album
 from vitrail.jobs.quantise import stack
+from vitrail.jobs.run import write_metrics
 from vitrail.jobs.train import train
 from vitrail.methods import Classify
 from vitrail.models import build, config_of
@@ -182,3 +189,95 @@ def test_the_album_of_a_pretraining_shows_the_others(
     assert shown == [3]
     album(hopeless, on_error="skip")(model, None)
     assert shown == [3]
+
+
+@pytest.fixture
+def partly(photos: Path, tmp_path: Path) -> Path:
+    """Training and held-out pictures, one of each broken."""
+    data = tmp_path / "data"
+    for part, numbers in (("train", range(4)), ("val", range(4, 6))):
+        for colour in ("blue", "green", "red"):
+            (data / part / colour).mkdir(parents=True)
+            for number in numbers:
+                file = f"{number:02}.png"
+                (data / part / colour / file).write_bytes((photos / colour / file).read_bytes())
+    for file in (data / "train" / "red" / "00.png", data / "val" / "red" / "05.png"):
+        file.write_bytes(b"no picture")
+    return data
+
+
+def noted(run: Path) -> tuple[dict[str, int], list[str]]:
+    facts = json.loads((run / "metrics.json").read_text())
+    return facts["pictures"], sorted(Path(name).name for name, _ in facts["skipped"])
+
+
+def test_a_training_names_what_it_left_out_counts_the_others_and_remembers_both(
+    partly: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = tiny_config(partly, tmp_path / "run", epochs=1, batch_size=4, on_error="skip")
+    expected = ({"train": 11, "val": 5}, ["00.png", "05.png"])
+    for _ in range(2):  # The second time there is nothing left to train on, but to report.
+        train(config)
+        assert noted(tmp_path / "run") == expected
+        said = capsys.readouterr().err
+        assert said.count("skipped ") == 2
+        assert "learnt from 11 pictures (1 broken, left out), held out 5 pictures (1 broken, left out)" in said
+        report = (tmp_path / "run" / "report.html").read_text()
+        assert "5 held-out pictures" in report and "1 epoch, 11 pictures" in report and "2 warnings" in report
+    train(replace(config, fresh=True, epochs=2))
+    assert noted(tmp_path / "run") == expected
+
+
+def test_a_pretraining_does_so_too(partly: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    config = pretrain_config(
+        tmp_path / "run",
+        str(partly),
+        model_options=("depth=1", "embed_dim=32", "num_heads=2"),
+        image_size=16,
+        patch_size=4,
+        epochs=1,
+        batch_size=4,
+        on_error="skip",
+    )
+    for _ in range(2):
+        pretrain(config)
+        assert noted(tmp_path / "run") == ({"train": 11, "val": 5}, ["00.png", "05.png"])
+        assert "learnt from 11 pictures (1 broken, left out)" in capsys.readouterr().err
+        assert "2 warnings" in (tmp_path / "run" / "report.html").read_text()
+
+
+def test_every_process_tells_what_it_left_out(tmp_path: Path) -> None:
+    class Two(World):
+        def gather(self, value: Any) -> list[Any]:
+            return [value, [("b", "cut off")]]
+
+    (tmp_path / "left_out.json").write_text('{"c": "no picture", "a": "another reason"}')
+    expected = {"c": "no picture", "a": "empty", "b": "cut off"}
+    assert LeftOut(tmp_path, Two(), lambda: [("a", "empty")]).note() == expected
+    assert LeftOut(tmp_path, World(), list).note() == expected
+    (tmp_path / "left_out.json").write_text("{")
+    with pytest.raises(VitrailError, match=r"left_out\.json: cannot be read"):
+        LeftOut(tmp_path, World(), list).note()
+
+
+def test_names_that_are_no_text_stand_in_the_figures_too(tmp_path: Path) -> None:
+    skipped = [["ü/cell\udcff.png", "empty"]]
+    write_metrics(tmp_path, {"skipped": skipped})
+    assert json.loads((tmp_path / "metrics.json").read_text(encoding="utf-8"))["skipped"] == skipped
+
+
+def test_a_run_that_was_stopped_remembers_what_it_left_out(
+    partly: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = tiny_config(partly, tmp_path / "run", epochs=1, batch_size=4, on_error="skip", report=False)
+
+    def killed(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    # The package's name ``train`` is the function; its module is reached by the full path.
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(import_module("vitrail.jobs.train"), "finish", killed)
+        train(config)
+    assert not (tmp_path / "run" / "metrics.json").exists()
+    train(config)
+    assert noted(tmp_path / "run") == ({"train": 11, "val": 5}, ["00.png", "05.png"])

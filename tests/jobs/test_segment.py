@@ -30,7 +30,7 @@ from vitrail.jobs.mask_generator import (
 )
 from vitrail.jobs.predict import predict
 from vitrail.jobs.predict_config import PredictConfig
-from vitrail.jobs.segment import read_prompts
+from vitrail.jobs.prompts import read_prompts
 from vitrail.jobs.segmenter import Segmenter
 from vitrail.weights import load_checkpoint
 
@@ -142,6 +142,9 @@ def test_the_command_line_segments_a_folder_of_photographs(weights: Path, tmp_pa
     ("options", "message"),
     [
         ({"points": ("40",)}, "points: 2 numbers"),
+        ({"points": ("1,2,3,4",)}, "points: 2 numbers"),
+        ({"points": ("nan,2",)}, "points: 2 numbers"),
+        ({"top": 3}, "classifiers and image-text models take --top"),
         ({"boxes": ("1,2,3,x",)}, "boxes: 4 numbers"),
         ({"boxes": ("9,2,3,8",)}, "X0 < X1"),
         ({"points": ("1,2",), "point_labels": (1, 0)}, "2 labels for 1 points"),
@@ -170,6 +173,15 @@ def test_broken_pictures_and_names_that_no_table_holds(weights: Path, photo: Pat
     assert all((tmp_path / "out" / row["mask"]).is_file() for row in rows)
     with pytest.raises(VitrailError, match="every picture was broken"):
         ask(weights, folder / "broken.png", tmp_path / "none", **options)
+
+
+def test_no_picture_s_masks_take_the_place_of_another_s(weights: Path, photo: Path, tmp_path: Path) -> None:
+    for name in ("x/a.png", "y/a-2.png", "y/a.png"):
+        (tmp_path / "in" / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.open(photo).save(tmp_path / "in" / name)
+    rows = ask(weights, tmp_path / "in", tmp_path / "out", boxes=("10,10,40,40",))
+    assert [row["mask"] for row in rows] == ["a/0000.png", "a-2/0000.png", "a-3/0000.png"]
+    assert {path.name for path in (tmp_path / "out" / "drawn").iterdir()} == {"a.png", "a-2.png", "a-3.png"}
 
 
 def test_a_mask_of_another_size_is_refused(weights: Path, photo: Path, tmp_path: Path) -> None:

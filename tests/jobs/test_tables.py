@@ -87,3 +87,15 @@ def test_what_cannot_be_written_is_refused_before_the_work(tmp_path: Path, monke
     monkeypatch.setattr(tables, "find_spec", lambda name: None)
     with pytest.raises(VitrailError, match=r"vitrail\[scale\]"):
         run_in_parts(["a"], "key", work, tmp_path / "rows.parquet")
+
+
+@pytest.mark.parametrize("ending", ["csv", "jsonl", "parquet"])
+def test_a_full_disk_leaves_nothing_of_a_table(ending: str, tmp_path: Path) -> None:
+    class Full(list[list[Row]]):
+        def __iter__(self) -> Iterator[list[Row]]:
+            yield ROWS[:3]
+            raise OSError(28, "No space left on device")
+
+    with pytest.raises(VitrailError, match=rf"rows\.{ending}: .*No space left"):
+        write_table(Full(), tmp_path / f"rows.{ending}")
+    assert not list(tmp_path.iterdir())

@@ -87,10 +87,10 @@ def test_why_the_kernel_cannot_be_had(clock: Any, monkeypatch: pytest.MonkeyPatc
 def stop_after(steps: int, monkeypatch: pytest.MonkeyPatch) -> None:
     after = Run._after_step
 
-    def stopping(self: Run) -> None:
+    def stopping(self: Run, *arguments: Any) -> None:
         if self._step == steps:
             os.kill(os.getpid(), signal.SIGTERM)
-        after(self)
+        after(self, *arguments)
 
     monkeypatch.setattr(Run, "_after_step", stopping)
 

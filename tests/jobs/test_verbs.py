@@ -26,6 +26,7 @@ from vitrail.jobs.pretrain import pretrain
 from vitrail.jobs.pretrain_config import PretrainConfig
 from vitrail.jobs.probe import ProbeConfig, probe
 from vitrail.jobs.train import train
+from vitrail.jobs.training import Training
 from vitrail.weights import Artefact
 
 HERE = {"device": "cpu", "precision": "fp32", "workers": 0}
@@ -38,6 +39,21 @@ def test_evaluate_remembers_the_data_of_the_run(trained: Path, tmp_path: Path):
     on_train = evaluate(EvaluateConfig(model=str(trained), split="train", out=tmp_path / "train", **HERE))
     assert len(on_train.outputs.names) == 27
     assert not set(on_train.outputs.names) & set(result.outputs.names)
+
+
+def test_evaluate_follows_the_defaults_of_training(trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    # A run's config leaves out what stood at its default.
+    monkeypatch.setattr(Training, "val_fraction", 0.5)
+    result = evaluate(EvaluateConfig(model=str(trained), out=tmp_path / "half", **HERE))
+    assert len(result.outputs.names) == 18
+    monkeypatch.setattr(Training, "split_seed", 1)
+    other = evaluate(EvaluateConfig(model=str(trained), out=tmp_path / "other", **HERE))
+    assert set(other.outputs.names) != set(result.outputs.names)
+
+
+def test_a_part_of_the_data_that_there_is_not_is_refused_at_once():
+    with pytest.raises(VitrailError, match="split must be val or train, not 'test'"):
+        EvaluateConfig(model="nowhere", split="test")
 
 
 def test_evaluate_refuses_data_with_other_classes(trained: Path, photos: Path, tmp_path: Path):
@@ -97,6 +113,21 @@ def test_predict_names_every_picture_once_and_right(trained: Path, photos: Path,
 
         assert pq.read_table(out).to_pylist() == list(rows)
     assert [path.name for path in tmp_path.iterdir()] == [out.name]
+
+
+def test_nothing_is_drawn_among_the_pictures(photos: Path, tmp_path: Path):
+    folder = tmp_path / "photos"
+    shutil.copytree(photos, folder)
+    for source, drawn in (
+        (folder, folder),
+        (folder, folder / "red" / "drawn"),
+        (folder / "red" / "00.png", folder / "red"),
+        (folder / "red" / "*.png", folder / "red"),
+        (folder / "*", folder / "red"),
+    ):
+        with pytest.raises(VitrailError, match="lies among the pictures"):
+            predict(PredictConfig(source=str(source), model="nothing is loaded", draw=drawn, **HERE))
+    assert not (folder / "red" / "drawn").exists()
 
 
 def test_predict_feeds_the_model_what_evaluation_fed_it(trained: Path, photos: Path, tmp_path: Path):

@@ -137,6 +137,8 @@ def test_models_and_batches_that_do_not_fit_are_refused() -> None:
     for change in ({"mask_token": False}, {"pool_norm": True}):
         with pytest.raises(VitrailError, match="mask_token=true and pool_norm=false"):
             BEiT(Beit(BeitConfig(**{**TINY.__dict__, **change})), DiscreteVAE(CODES))
+    with pytest.raises(VitrailError, match=r"patch_drop=0\.5 would leave out masked patches"):
+        BEiT(Beit(replace(TINY, shared_bias=False, patch_drop=0.5)), DiscreteVAE(CODES))
     batch = some_digits()
     with pytest.raises(VitrailError, match="TokenView"):
         beit()(Batch(batch.images, None, batch.indices, batch.names), START)

@@ -1,11 +1,12 @@
 import pytest
 import torch
+from torch import nn
 from torch.nn import functional as F
 
 from vitrail.contracts import Batch, Progress, VitrailError
 from vitrail.methods import Classify
-from vitrail.models import VisionTransformer, ViTConfig
-from vitrail.models.tune import tune_full, tune_head, tune_last, tune_lora
+from vitrail.models import ResNet, ResNetConfig, VisionTransformer, ViTConfig
+from vitrail.models.tune import Tune, tune_full, tune_head, tune_last, tune_lora
 from vitrail.nn.lora import LoRALinear
 
 START = Progress(0, 10, 0, 1)
@@ -96,3 +97,38 @@ def test_low_rank_updates_learn_and_the_exported_model_is_plain_and_answers_alik
     assert not torch.equal(exported.state_dict()["blocks.0.attn.qkv.weight"], before["blocks.0.attn.qkv.weight"])
     assert torch.equal(exported.state_dict()["patch_embed.proj.weight"], before["patch_embed.proj.weight"])
     assert any(isinstance(layer, LoRALinear) for layer in model.modules())  # training may go on
+
+
+@pytest.mark.parametrize("tune", [tune_head, tune_last(0)])
+@pytest.mark.parametrize("drop_path", [0.0, 0.5])
+def test_what_is_frozen_of_a_resnet_keeps_its_statistics_too(tune: Tune, drop_path: float):
+    torch.manual_seed(0)
+    model = ResNet(
+        ResNetConfig(img_size=32, num_classes=3, depths=(1, 1, 1, 1), block="basic", stem="small", drop_path=drop_path)
+    )
+    tune(model)
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    method = Classify(model).train()
+    images = torch.randn(4, 3, 32, 32) + 1.0
+    optimiser = torch.optim.AdamW([p for p in method.parameters() if p.requires_grad], lr=0.1)
+    for _ in range(3):
+        optimiser.zero_grad()
+        method(Batch(images, torch.tensor([0, 2, 1, 1]), torch.arange(4), tuple("abcd")), START)["loss"].backward()
+        optimiser.step()
+    changed = {name for name, value in model.state_dict().items() if not torch.equal(value, before[name])}
+    assert changed == {"head.weight", "head.bias"}
+    # Noise that was asked for goes on, and only that.
+    with torch.no_grad():
+        pooled = {method.train(mode).model.pool(model.features(images)) for mode in (True, False)}
+    assert torch.equal(*pooled) == (drop_path == 0.0)
+
+
+def test_the_norms_of_blocks_that_learn_follow_the_batch():
+    model = ResNet(ResNetConfig(img_size=32, num_classes=3, depths=(1, 1, 1, 1), block="basic", stem="small"))
+    tune_last(1)(model)
+    resting = {name for name, part in model.train().named_modules() if isinstance(part, nn.BatchNorm2d)}
+    resting = {name for name in resting if not model.get_submodule(name).training}
+    assert "stages.layer3.0.bn2" in resting and "stages.bn1" in resting
+    assert not any(name.startswith("stages.layer4") for name in resting)
+    tune_head(model)
+    assert not any(part.training for part in model.stages.layer4.modules() if isinstance(part, nn.BatchNorm2d))

@@ -184,6 +184,11 @@ def test_models_without_the_tokens_are_refused(missing):
         DINOv2(tiny_vit(**changes), OPTIONS)
 
 
+def test_a_model_that_leaves_out_patches_is_refused():
+    with pytest.raises(VitrailError, match=r"patch_drop=0\.5 would leave out masked patches"):
+        DINOv2(tiny_vit(patch_drop=0.5), OPTIONS)
+
+
 @pytest.mark.parametrize("wrong", [{"mask_ratio": (0.5, 0.1)}, {"teacher_temperature": 0.0}, {"mask_chance": 2.0}])
 def test_impossible_values(wrong):
     with pytest.raises(VitrailError, match=next(iter(wrong))):

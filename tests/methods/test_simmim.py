@@ -21,8 +21,13 @@ def test_squares_are_whole_and_as_many_as_asked_for() -> None:
     mask = draw_squares((8, 8), (2, 2), 0.6).view(4, 2, 4, 2)
     squares = mask.float().mean(dim=(1, 3))
     assert set(squares.flatten().tolist()) == {0.0, 1.0}
-    assert int(squares.sum()) == round(0.6 * 16)
+    assert int(squares.sum()) == 10  # 9.6, rounded up
     assert draw_squares((3, 5), (2, 2), 0.5).shape == (15,)
+
+
+@pytest.mark.parametrize(("side", "ratio", "hidden"), [(7, 0.6, 30), (6, 0.6, 22), (10, 0.55, 55), (5, 0.6, 15)])
+def test_shares_of_squares_are_rounded_up_as_the_authors_do(side: int, ratio: float, hidden: int) -> None:
+    assert int(draw_squares((side, side), (1, 1), ratio).sum()) == hidden
 
 
 def test_the_loss_is_the_error_of_hidden_pixels() -> None:
@@ -45,6 +50,8 @@ def test_the_loss_is_the_error_of_hidden_pixels() -> None:
 def test_what_cannot_work_is_refused() -> None:
     with pytest.raises(VitrailError, match="mask_token=True"):
         SimMIM(model(mask_token=False))
+    with pytest.raises(VitrailError, match=r"patch_drop=0\.5 would leave out masked patches"):
+        SimMIM(model(patch_drop=0.5))
     with pytest.raises(VitrailError, match="square=12 is not a multiple of the patch size 8"):
         SquaresView(torch.Tensor.float, (4, 4), (8, 8), SimMIMOptions(square=12))
     with pytest.raises(VitrailError, match="SquaresView"):

@@ -184,6 +184,14 @@ def test_two_heads_answer_with_their_mean() -> None:
         tiny("vit_tiny_patch16_224").classify_both(tokens)
 
 
+def test_one_norm_for_two_tokens_and_a_second_head_that_reads_one_are_refused() -> None:
+    with pytest.raises(VitrailError, match="pool='class_mean' with pool_norm=True"):
+        tiny("deit_tiny_distilled_patch16_224", pool="class_mean", pool_norm=True)
+    for pool, pool_norm in (("class_mean", False), ("mean", True), ("class", True)):
+        model = tiny("deit_tiny_distilled_patch16_224", pool=pool, pool_norm=pool_norm)
+        assert model(pictures(model)).shape[1] == model.num_classes
+
+
 def test_sincos_positions_are_fixed_and_resize_with_the_picture() -> None:
     model = tiny("vit_tiny_patch16_224", positions="sincos")
     assert not model.pos_embed.requires_grad

@@ -109,6 +109,11 @@ def test_dropped_patches_train_with_tables_for_each_layer() -> None:
     assert all(p.grad is not None and p.grad.any() for p in model.parameters())
     with pytest.raises(VitrailError, match="shared_bias=False"):
         tiny(patch_drop=0.5, shared_bias=True)
+    mask = torch.zeros(2, 9, dtype=torch.bool)
+    masked = tiny(patch_drop=0.5, mask_token=True)
+    with pytest.raises(VitrailError, match=r"patch_drop=0\.5 would leave out masked patches"):
+        masked.train().embed(pictures(48, 48), mask=mask)
+    assert masked.eval().embed(pictures(48, 48), mask=mask).patches.shape[1] == 9
 
 
 @every_tiny

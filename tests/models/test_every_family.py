@@ -44,6 +44,22 @@ def test_every_family_has_a_tiny_variant() -> None:
 
 
 @every_model
+def test_made_without_memory_it_gives_shapes_and_with_weights_loaded_the_same_answers(name: str) -> None:
+    whole = tiny(name).eval()
+    inputs = inputs_of(whole)
+    with torch.no_grad():
+        expected = tensors(whole(*inputs))
+    for assign in (False, True):
+        with torch.device("meta"):
+            empty = tiny(name).eval()
+        assert [t.shape for t in tensors(empty(*empty.example_inputs(2)))] == [t.shape for t in expected]
+        filled = empty if assign else empty.to_empty(device="cpu")
+        filled.load_state_dict(whole.state_dict(), strict=True, assign=assign)
+        with torch.no_grad():
+            assert all(torch.equal(a, b) for a, b in zip(tensors(filled(*inputs)), expected, strict=True))
+
+
+@every_model
 def test_forward_and_backward(name: str) -> None:
     model = tiny(name).train()
     answers = tensors(model(*inputs_of(model)))

@@ -166,6 +166,31 @@ def test_image_towers_alone_equal_transformers(kind: str, named: bool, tmp_path:
         assert seen == set(load_file(tmp_path / "model.safetensors"))
 
 
+@pytest.mark.parametrize("pooled", [True, False])
+def test_siglips_classifier_equals_transformers(pooled: bool, tmp_path: Path) -> None:
+    names = {"id2label": {0: "cat", 1: "dog", 2: "fox"}, "label2id": {"cat": 0, "dog": 1, "fox": 2}}
+    vision = {**VISION, "vision_use_head": pooled}
+    config = transformers.SiglipConfig(vision_config=vision, text_config=TEXT, **names)
+    theirs = perturb(transformers.SiglipForImageClassification(config))
+    theirs.save_pretrained(tmp_path / "theirs")
+    loaded = load_checkpoint(tmp_path / "theirs")
+    assert isinstance(loaded.model, ImageTower) and loaded.classes == ("cat", "dog", "fox")
+    assert all(".head." in name or name.startswith("head.") for name in loaded.account.dropped)
+    assert bool(loaded.account.dropped) == pooled
+    convert(tmp_path / "theirs", tmp_path / "ours", to="vitrail")
+    for model in (loaded.model, load_checkpoint(tmp_path / "ours").model):
+        with torch.no_grad():
+            torch.testing.assert_close(model(pictures(32, 32)), theirs(pictures(32, 32)).logits, atol=1e-4, rtol=0)
+    assert loaded.preprocess.resize == "squash" and loaded.preprocess.mean == (0.5, 0.5, 0.5)
+
+
+def test_clips_classifier_is_refused_with_the_reason(tmp_path: Path) -> None:
+    config = transformers.CLIPConfig(vision_config=VISION, text_config=TEXT, projection_dim=16, num_labels=3)
+    transformers.CLIPForImageClassification(config).save_pretrained(tmp_path)
+    with pytest.raises(CheckpointError, match="the mean of the patches before the last norm"):
+        load_checkpoint(tmp_path)
+
+
 @pytest.mark.parametrize("kind", ["clip", "siglip"])
 def test_written_for_transformers_opens_there_bit_equal(kind: str, tmp_path: Path) -> None:
     theirs = peer(kind)

@@ -1,4 +1,4 @@
-"""torchvision and timm as the oracles of ResNet and ConvNeXt; the file of ConvNeXt's authors rebuilt."""
+"""torchvision, timm and Transformers as the oracles of ResNet and ConvNeXt; ConvNeXt's authors' file rebuilt."""
 
 from __future__ import annotations
 
@@ -15,10 +15,12 @@ from torchvision.models.feature_extraction import create_feature_extractor
 from vitrail.models import ConvNeXt, ResNet
 from vitrail.models.conv import ConvNet
 from vitrail.weights import CheckpointError, convert, create_model, load_checkpoint
+from vitrail.weights.preprocessing import from_transformers
 
 from .peers import assert_same, perturb, pictures, save
 
 timm = pytest.importorskip("timm")
+transformers = pytest.importorskip("transformers")
 
 WIDTHS, DEPTHS = (8, 16, 24, 32), (1, 1, 2, 1)
 SIZES = [(64, 64), (75, 49)]
@@ -181,3 +183,83 @@ def test_a_resnext_is_not_taken_for_a_resnet(tmp_path: Path) -> None:
     torch.save(grouped.state_dict(), tmp_path / "resnext.pth")
     with pytest.raises(CheckpointError, match=r"resnext\.pth.*conv1\.weight has shape"):
         load(tmp_path / "resnext.pth")
+
+
+def transformers_peer(name: str, bare: bool = False, **options: object) -> nn.Module:
+    if name == "convnext":
+        config = transformers.ConvNextConfig(
+            **{"hidden_sizes": list(WIDTHS), "depths": list(DEPTHS), "num_labels": 7, **options}
+        )
+        return settle((transformers.ConvNextModel if bare else transformers.ConvNextForImageClassification)(config))
+    widths = [64, 128, 256, 512] if name == "resnet_basic" else [256, 512, 1024, 2048]
+    config = transformers.ResNetConfig(
+        **{"hidden_sizes": widths, "depths": [1, 2, 1, 1], "layer_type": name[7:], "num_labels": 7, **options}
+    )
+    return settle((transformers.ResNetModel if bare else transformers.ResNetForImageClassification)(config))
+
+
+def answer(model: nn.Module, images: Tensor) -> Tensor:
+    with torch.no_grad():
+        out = model(images)
+    return out.logits if "logits" in out else out.pooler_output.flatten(1)
+
+
+@pytest.mark.parametrize("bare", [False, True])
+@pytest.mark.parametrize("name", ["resnet_basic", "resnet_bottleneck", "convnext"])
+def test_transformers_model_is_read_and_written_bit_equal(name: str, bare: bool, tmp_path: Path) -> None:
+    theirs, images = transformers_peer(name, bare), pictures(75, 49)
+    theirs.save_pretrained(tmp_path / "theirs")
+    loaded = load_checkpoint(tmp_path / "theirs")
+    assert not loaded.account.dropped and not loaded.account.missing
+    with torch.no_grad():
+        torch.testing.assert_close(loaded.model(images), answer(theirs, images), atol=1e-4, rtol=0)
+    convert(tmp_path / "theirs", tmp_path / "vitrail", to="vitrail")
+    convert(tmp_path / "vitrail", tmp_path / "again", to="transformers")
+    written, stored = (load_file(tmp_path / place / "model.safetensors") for place in ("again", "theirs"))
+    assert written.keys() == stored.keys()
+    assert all(torch.equal(written[n], tensor) and written[n].dtype == tensor.dtype for n, tensor in stored.items())
+    opened = type(theirs).from_pretrained(tmp_path / "again").eval()
+    assert torch.equal(answer(opened, images), answer(theirs, images))
+
+
+def test_a_convnext_without_layer_scale_or_with_another_epsilon_is_read(tmp_path: Path) -> None:
+    theirs, images = transformers_peer("convnext", layer_scale_init_value=0.0, layer_norm_eps=1e-2), pictures(64, 64)
+    theirs.save_pretrained(tmp_path / "theirs")
+    loaded = load_checkpoint(tmp_path / "theirs")
+    assert "stages.features.1.0.layer_scale" in loaded.account.missing
+    with torch.no_grad():
+        torch.testing.assert_close(loaded.model(images), answer(theirs, images), atol=1e-4, rtol=0)
+    account = convert(tmp_path / "theirs", tmp_path / "timm", to="timm")
+    assert any("epsilon of fc_norm is 0.01" in note for note in account.notes)
+
+
+@pytest.mark.parametrize(
+    ("option", "reason"),
+    [
+        ({"downsample_in_bottleneck": True}, "strides in the first convolution of a block"),
+        ({"downsample_in_first_stage": True}, "a first stage with a stride"),
+        ({"hidden_act": "gelu"}, "the activation 'gelu'"),
+    ],
+)
+def test_a_resnet_that_computes_something_else_is_refused(option: dict[str, object], reason: str, tmp_path: Path):
+    transformers_peer("resnet_bottleneck", **option).save_pretrained(tmp_path)
+    with pytest.raises(CheckpointError, match=reason):
+        load_checkpoint(tmp_path)
+
+
+def test_a_stem_for_small_pictures_is_not_written_for_transformers(tmp_path: Path) -> None:
+    peer = resnet.ResNet(resnet.BasicBlock, [1, 1, 1, 1], num_classes=7)
+    peer.conv1 = nn.Conv2d(3, 64, 3, padding=1, bias=False)
+    torch.save(peer.state_dict(), tmp_path / "small.pth")
+    with pytest.raises(CheckpointError, match="stem='small'"):
+        convert(tmp_path / "small.pth", tmp_path / "out", to="transformers")
+
+
+@pytest.mark.parametrize(("size", "resized"), [(224, 256), (384, None)])
+def test_convnexts_processor_cuts_below_384_pixels_and_squashes_above(size: int, resized: int | None) -> None:
+    values = {"feature_extractor_type": "ConvNextFeatureExtractor", "size": size, "crop_pct": 0.875, "resample": 3}
+    ours = from_transformers(values)
+    assert ours.size == (size, size) and ours.interpolation == "bicubic"
+    assert (ours.resize, int(size / ours.crop)) == (("shortest", resized) if resized else ("squash", size))
+    newer = {**values, "size": {"shortest_edge": size}, "image_processor_type": "ConvNextImageProcessor"}
+    assert from_transformers(newer) == ours

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from vitrail.models import DINOv3
@@ -35,18 +36,17 @@ PARAMETERS = {
 }
 
 
-def hf_peer(case: str) -> nn.Module:
-    config = transformers.DINOv3ViTConfig(
-        hidden_size=64,
-        intermediate_size=128,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_register_tokens=4,
-        image_size=32,
-        patch_size=8,
-        **CASES[case],
-    )
-    return perturb(transformers.DINOv3ViTModel(config))
+def hf_peer(case: str, **options: Any) -> nn.Module:
+    sizes = {
+        "hidden_size": 64,
+        "intermediate_size": 128,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "num_register_tokens": 4,
+        "image_size": 32,
+        "patch_size": 8,
+    }
+    return perturb(transformers.DINOv3ViTModel(transformers.DINOv3ViTConfig(**{**sizes, **CASES[case], **options})))
 
 
 def timm_peer(name: str = "vit_small_patch16_dinov3_qkvb", **options: object) -> nn.Module:
@@ -95,6 +95,38 @@ def test_every_block_equals_transformers(size: tuple[int, int], tmp_path: Path) 
     torch.testing.assert_close(found[0].values, hidden[1], atol=1e-4, rtol=0)
     torch.testing.assert_close(found[1].values, hidden[2], atol=1e-4, rtol=0)
     assert found[0].grid == (size[0] // 8, size[1] // 8) and found[0].prefix == 5
+
+
+@pytest.mark.parametrize(
+    ("option", "said"),
+    [
+        ({"num_register_tokens": 0}, {"embeddings.register_tokens": "no registers"}),
+        ({"query_bias": False}, {"blocks.1.attn.qkv.q_bias": "no bias of the queries"}),
+        ({"value_bias": False}, {"blocks.1.attn.qkv.v_bias": "no bias of the values"}),
+    ],
+)
+def test_what_a_model_of_transformers_may_lack(option: dict[str, Any], said: dict[str, str], tmp_path: Path) -> None:
+    theirs, images = hf_peer("plain", **option), pictures(24, 40)
+    theirs.save_pretrained(tmp_path / "theirs")
+    ours, account = load(tmp_path / "theirs")
+    with torch.no_grad():
+        torch.testing.assert_close(ours(images), theirs(images).pooler_output, atol=1e-4, rtol=0)
+    left = {**account.dropped, **account.missing}
+    assert all(reason in left[name] for name, reason in said.items())
+    convert(tmp_path / "theirs", tmp_path / "again", to="transformers")
+    again, report = transformers.DINOv3ViTModel.from_pretrained(tmp_path / "again", output_loading_info=True)
+    assert not report["missing_keys"] and not report["unexpected_keys"]
+    with torch.no_grad():
+        torch.testing.assert_close(again.eval()(images).pooler_output, theirs(images).pooler_output)
+
+
+def test_a_bias_that_only_one_block_lacks_is_missing(tmp_path: Path) -> None:
+    hf_peer("plain").save_pretrained(tmp_path)
+    tensors = load_file(tmp_path / "model.safetensors")
+    lost = next(name for name in tensors if name.endswith("layer.1.attention.q_proj.bias"))
+    save_file({name: t for name, t in tensors.items() if name != lost}, tmp_path / "model.safetensors")
+    with pytest.raises(CheckpointError, match=r"incomplete.*blocks\.1\.attn\.qkv\.q_bias"):
+        load_checkpoint(tmp_path)
 
 
 def test_masked_patches_equal_transformers(tmp_path: Path) -> None:

@@ -85,6 +85,20 @@ def ours_by_name(model: nn.Module) -> dict[str, Tensor]:
     return {name: parameters[name] for name in PARAMETERS}
 
 
+def test_dinov2_of_the_register_family_without_any_registers(tmp_path: Path) -> None:
+    config = transformers.Dinov2WithRegistersConfig(
+        hidden_size=32, num_hidden_layers=2, num_attention_heads=4, image_size=32, patch_size=8, num_register_tokens=0
+    )
+    theirs = perturb(transformers.Dinov2WithRegistersModel(config))
+    theirs.save_pretrained(tmp_path)
+    loaded = load_checkpoint(tmp_path)
+    assert "no registers" in loaded.account.dropped["embeddings.register_tokens"]
+    with torch.no_grad():
+        for size in ((32, 32), (24, 40)):
+            expected = theirs(pictures(*size)).last_hidden_state
+            torch.testing.assert_close(loaded.model.features(pictures(*size)).values, expected, atol=1e-4, rtol=0)
+
+
 @pytest.mark.parametrize("case", CASES)
 def test_logits_and_gradients_equal_transformers(case: str, tmp_path: Path) -> None:
     theirs = peer(case)

@@ -211,7 +211,10 @@ def test_least_recently_used_encodings_are_forgotten(shown):
         ("row?query=67", 404, "there is no token 67"),
         ("row?query=-1", 404, "there is no token -1"),
         ("row?heads=2", 404, "from 0 to 1"),
+        ("row?heads=-1", 404, "from 0 to 1"),
         ("row?heads=some", 400, "mean, max, all"),
+        # More digits than int() takes.
+        (f"row?heads={'9' * 5000}", 400, "mean, max, all"),
         ("row?layer=first", 400, "whole number"),
         ("row?query=1e3", 400, "whole number"),
         ("row?query=99999999999999999999", 400, "whole number"),

@@ -22,7 +22,6 @@ from vitrail.explanations import (
     rollout,
     rollout_maps,
 )
-from vitrail.jobs.explain import whole_picture
 
 from .conftest import MODELS, Page, error_of, make_model, maps_of, numbers, png, shape_of
 
@@ -31,7 +30,7 @@ ATTENTIVE = [name for name in MODELS if name != "convnext"]
 
 def seen_by(model, size: int, step: int, data: bytes | None = None):
     picture = read_picture(png() if data is None else data)
-    preprocess = whole_picture(Preprocess(size=(size, size)), picture, (step, step))
+    preprocess = Preprocess(size=(size, size)).whole(picture, (step, step))
     return preprocess(picture)[None]
 
 

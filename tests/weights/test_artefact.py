@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
+import stat
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -165,6 +169,34 @@ def test_a_full_disk_leaves_the_old_artefact(tmp_path: Path, monkeypatch: pytest
         artefact(folder, ("x", "y"), num_classes=2)
     assert load_artefact(folder).classes == CLASSES
     assert [path.name for path in tmp_path.iterdir()] == ["m"]
+
+
+def test_what_a_killed_save_left_goes_with_the_next(tmp_path: Path) -> None:
+    code = """
+import os, signal, sys
+from pathlib import Path
+from vitrail.durable import scratch_folder
+with scratch_folder(Path(sys.argv[1])) as folder:
+    (folder / "model.safetensors").touch()
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+    subprocess.run([sys.executable, "-c", code, str(tmp_path / "m")], check=False)
+    (left,) = tmp_path.iterdir()
+    assert left.name.startswith(".m.")
+    artefact(tmp_path / "m")
+    assert [path.name for path in tmp_path.iterdir()] == ["m"]
+
+
+def test_who_may_read_a_saved_model_is_for_the_umask_to_say(tmp_path: Path) -> None:
+    before = os.umask(0o027)
+    try:
+        # New, and into a folder that is there.
+        for _ in range(2):
+            folder = artefact(tmp_path / "m")
+            assert {stat.S_IMODE(file.stat().st_mode) for file in folder.iterdir()} == {0o640}
+            assert stat.S_IMODE(folder.stat().st_mode) == 0o750
+    finally:
+        os.umask(before)
 
 
 def test_a_place_that_cannot_be_a_folder_is_an_error_that_names_it(tmp_path: Path) -> None:

@@ -3,23 +3,16 @@
 from vitrail.data.cache import PictureCache
 from vitrail.data.clip import list_clips, open_clip
 from vitrail.data.clip_transform import ClipTransform
+from vitrail.data.files import EXTENSIONS, BrokenPicture, list_pictures, printable
 from vitrail.data.finish import Finish, Pixels, Sample
-from vitrail.data.loader import Loader, Skipped
+from vitrail.data.loader import Loader
 from vitrail.data.mixing import Mixing
 from vitrail.data.order import Order
 from vitrail.data.padding import SizedTransform, pad_collate, pad_to_largest
-from vitrail.data.picture import (
-    EXTENSIONS,
-    MAX_PIXELS,
-    BrokenPicture,
-    list_pictures,
-    printable,
-    read_picture,
-    read_pixels,
-    to_pixels,
-)
+from vitrail.data.picture import MAX_PIXELS, read_picture, read_pixels, to_pixels
 from vitrail.data.placement import Placement
 from vitrail.data.preprocess import HALF_MEAN, HALF_STD, IMAGENET_MEAN, IMAGENET_STD, Preprocess, to_picture
+from vitrail.data.reading import Skipped
 from vitrail.data.sources import (
     FASHION_CLASSES,
     KNOWN,

@@ -30,17 +30,16 @@ from PIL.WebPImagePlugin import WebPImageFile
 from torch import Tensor
 
 from vitrail.contracts import VitrailError
-from vitrail.data.picture import (
+from vitrail.data.files import (
     EXTENSIONS,
-    MAX_BYTES,
-    MAX_PIXELS,
     BrokenPicture,
-    flatten,
+    naming_root,
     printable,
-    read_picture,
-    strict_decoding,
-    to_pixels,
+    read_file,
+    require_file,
+    walk_folders,
 )
+from vitrail.data.picture import MAX_PIXELS, flatten, read_picture, strict_decoding, to_pixels
 
 ANIMATED = (".gif", ".webp", ".apng", ".png")
 """Endings of files that may hold several frames."""
@@ -106,7 +105,7 @@ class AnimatedClip(Clip):
     def __init__(self, file: Path, channels: int) -> None:
         self.name = os.fspath(file)
         self.channels = channels
-        data = _bytes_of(file)
+        data = read_file(file, self.name)
         try:
             with strict_decoding():
                 self._picture = Image.open(io.BytesIO(data), formats=_FORMATS)
@@ -153,6 +152,7 @@ class ArrayClip(Clip):
     def __init__(self, file: Path, channels: int) -> None:
         self.name = os.fspath(file)
         self.channels = channels
+        require_file(file, self.name)
         try:
             array: NDArray[np.uint8] = np.load(file, mmap_mode="r", allow_pickle=False)
         except (OSError, ValueError, EOFError) as error:
@@ -217,9 +217,9 @@ def frame_numbers(available: int, count: int, stride: int, start: float) -> list
 
 
 def still_pictures(folder: Path) -> list[Path]:
-    """The visible files of a folder that are named like pictures."""
+    """The visible files of a folder that are named like pictures; a link to nothing is one, which reading it names."""
     try:
-        return [f for f in folder.iterdir() if f.suffix.lower() in EXTENSIONS and f.name[0] != "." and f.is_file()]
+        return [f for f in folder.iterdir() if f.suffix.lower() in EXTENSIONS and f.name[0] != "." and not f.is_dir()]
     except OSError as error:
         raise BrokenPicture(os.fspath(folder), f"cannot be listed: {error.strerror or error}") from None
 
@@ -246,48 +246,28 @@ def _stacked(name: str, frames: list[Tensor]) -> Tensor:
     return torch.stack(frames)
 
 
-def _bytes_of(file: Path) -> bytes:
-    try:
-        if not file.is_file():
-            raise BrokenPicture(os.fspath(file), "no such file")
-        if file.stat().st_size > MAX_BYTES:
-            raise BrokenPicture(os.fspath(file), f"larger than {MAX_BYTES:,} bytes")
-        data = file.read_bytes()
-    except OSError as error:
-        raise BrokenPicture(os.fspath(file), f"cannot be read: {error.strerror or error}") from None
-    if not data:
-        raise BrokenPicture(os.fspath(file), "the file is empty")
-    return data
-
-
 def list_clips(root: str | os.PathLike[str]) -> list[Path]:
     """The clips below a folder: animations, arrays, and folders whose pictures are frames.
 
     GIF, APNG and ``.npy`` files are a clip each. Whether the PNG and WebP files of a folder are, or are frames of one,
-    its first such file says: it has several frames or one. Hidden files and folders are left out; links are followed.
+    its first such file says: it has several frames or one. Hidden files and folders are left out; links are followed,
+    as :func:`vitrail.data.list_pictures` follows them.
 
     Returns:
         Paths sorted by name.
 
     Raises:
-        VitrailError: no such folder, or no clips in it.
+        VitrailError: no such folder, one that cannot be listed, or no clips in it.
     """
     top = Path(root)
-    if not top.is_dir():
-        raise VitrailError(f"{printable(os.fspath(root))}: no such folder")
-    found: list[Path] = []
-    seen: set[Path] = set()
-    for folder, subfolders, names in os.walk(top, followlinks=True):
-        real = Path(folder).resolve()
-        if real in seen:
-            subfolders.clear()
-            continue
-        seen.add(real)
-        subfolders[:] = sorted(sub for sub in subfolders if not sub.startswith("."))
-        found += _clips_in(Path(folder), sorted(name for name in names if not name.startswith(".")))
+    with naming_root(root):
+        if not top.is_dir():
+            raise VitrailError(f"{printable(root)}: no such folder")
+        folders = list(walk_folders(top))
+    found = [clip for folder, names in folders for clip in _clips_in(folder, names)]
     if not found:
         raise VitrailError(
-            f"{printable(os.fspath(root))}: no clips there; a clip is a folder of frames, a GIF, WebP or APNG with "
+            f"{printable(root)}: no clips there; a clip is a folder of frames, a GIF, WebP or APNG with "
             "several frames, or an .npy of (T, H, W, C) bytes"
         )
     return sorted(found)

@@ -10,29 +10,32 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from types import FrameType
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 import torch
 from torch.utils.data import DataLoader, Sampler
 
 from vitrail.contracts import Batch, VitrailError
 from vitrail.data.cache import make_cache
+from vitrail.data.files import printable
 from vitrail.data.finish import collate
 from vitrail.data.order import Order
-from vitrail.data.picture import printable
-from vitrail.data.reading import BatchReader, Collate, Hands, OnError, Outcome, PictureTransform, Task, to_batch
+from vitrail.data.reading import (
+    BatchReader,
+    Collate,
+    Hands,
+    OnError,
+    Outcome,
+    PictureTransform,
+    Skipped,
+    Task,
+    to_batch,
+)
 from vitrail.data.sources.base import Source
 
 # Forked workers start in milliseconds and share the cache. They never touch CUDA and run on one thread, which is
 # what makes forking from a process with threads safe in practice; elsewhere the system's own method is used.
 _START_METHOD = "fork" if sys.platform == "linux" else "spawn"
-
-
-class Skipped(NamedTuple):
-    """A broken picture that was left out."""
-
-    name: str
-    reason: str
 
 
 class NothingLeft(VitrailError):
@@ -193,7 +196,7 @@ class Loader:
                 listed = "; ".join(f"{printable(name)}: {reason}" for name, reason in outcome.skipped)
                 raise VitrailError(f"Every picture of batch {number} is broken: {listed}")
             elif empty and whole:
-                skipped.extend(Skipped(*one) for one in outcome.skipped)
+                skipped.extend(outcome.skipped)
         if empty and skipped:
             raise NothingLeft(skipped)
 
@@ -274,10 +277,10 @@ class Loader:
         return "; ".join(found) or "nothing (between two batches)"
 
     def _note(self, outcome: Outcome) -> None:
-        for name, reason in outcome.skipped:
-            if name not in self._seen:
-                self._seen.add(name)
-                self.skipped.append(Skipped(name, reason))
+        for one in outcome.skipped:
+            if one.name not in self._seen:
+                self._seen.add(one.name)
+                self.skipped.append(one)
 
 
 def _children() -> set[int]:

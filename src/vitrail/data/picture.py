@@ -16,11 +16,9 @@ from __future__ import annotations
 
 import io
 import os
-import stat
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from glob import glob, has_magic
 from pathlib import Path
 from typing import BinaryIO
 
@@ -32,19 +30,11 @@ from PIL.TiffImagePlugin import IMAGELENGTH, IMAGEWIDTH, TiffImageFile
 from torch import Tensor
 
 from vitrail.contracts import VitrailError
+from vitrail.data.files import MAX_BYTES, BrokenPicture, read_file
 from vitrail.data.jpeg import PlainJpeg, plain_jpeg
-
-EXTENSIONS = frozenset(
-    {".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".gif", ".tif", ".tiff", ".webp"}
-    | {".ppm", ".pgm", ".pbm", ".pnm", ".jp2", ".avif", ".tga"}
-)
-"""File name endings (lower case) that :func:`list_pictures` takes for pictures."""
 
 MAX_PIXELS = 178_956_970
 """Pictures with more pixels are refused as decompression bombs: Pillow's own hard limit, 0.5 GB as RGB."""
-
-MAX_BYTES = 1 << 30
-"""Files larger than this (1 GiB) are refused unread."""
 
 # A closed list: Pillow would otherwise also try formats that start other programs (EPS through Ghostscript).
 # "JPEG" includes the multi-picture files of phones.
@@ -62,28 +52,6 @@ _UPRIGHT = {
 _ON_ITS_SIDE = (5, 6, 7, 8)
 _ORIENTATION_TAG = 0x0112
 _strict_lock = threading.Lock()
-
-
-class BrokenPicture(VitrailError):
-    """A picture that cannot be used.
-
-    Attributes:
-        name: the file's path, or what stands for it.
-        reason: what is wrong with it.
-    """
-
-    def __init__(self, name: str, reason: str) -> None:
-        super().__init__(name, reason)
-        self.name = name
-        self.reason = reason
-
-    def __str__(self) -> str:
-        return f"{printable(self.name)}: {self.reason}"
-
-
-def printable(name: str) -> str:
-    """``name`` on one line: line breaks, control characters and undecodable bytes escaped."""
-    return "".join(c if c.isprintable() else c.encode("unicode_escape", "surrogatepass").decode() for c in name)
 
 
 def read_picture(
@@ -142,11 +110,11 @@ def _picture(data: bytes, name: str, channels: int) -> Image.Image:
 def _read(source: str | os.PathLike[str] | bytes | BinaryIO, channels: int, name: str | None) -> tuple[bytes, str]:
     if channels not in (1, 3):
         raise VitrailError(f"A picture is read with 1 or 3 channels, not {channels}")
+    if isinstance(source, str | os.PathLike):
+        name = name or os.fspath(source)
+        return read_file(Path(source), name), name
     if isinstance(source, bytes):
         name, data = name or "<bytes>", source
-    elif isinstance(source, str | os.PathLike):
-        name = name or os.fspath(source)
-        data = _read_file(Path(source), name)
     else:
         name, data = name or "<stream>", source.read(MAX_BYTES + 1)
     if not data:
@@ -181,29 +149,6 @@ def _stored_size(picture: Image.Image) -> tuple[int, int]:
     if isinstance(picture, TiffImageFile):
         return int(picture.tag_v2[IMAGEWIDTH]), int(picture.tag_v2[IMAGELENGTH])
     return picture.size
-
-
-def _read_file(path: Path, name: str) -> bytes:
-    try:
-        status = path.stat()
-        if stat.S_ISDIR(status.st_mode):
-            raise BrokenPicture(name, "is a folder, not a picture")
-        # Reading a pipe or a device could wait for ever.
-        if not stat.S_ISREG(status.st_mode):
-            raise BrokenPicture(name, "is not a regular file")
-        if status.st_size > MAX_BYTES:
-            raise BrokenPicture(name, f"larger than {MAX_BYTES:,} bytes")
-        return path.read_bytes()
-    except FileNotFoundError:
-        reason = "a symbolic link to nothing" if path.is_symlink() else "no such file"
-        raise BrokenPicture(name, reason) from None
-    except ValueError as error:
-        raise BrokenPicture(name, f"not a possible file name ({error})") from None
-    except OSError as error:
-        reason = error.strerror or str(error)
-        raise BrokenPicture(name, f"cannot be read: {reason}") from None
-    except RuntimeError as error:
-        raise BrokenPicture(name, f"cannot be read: {error}") from None
 
 
 def _decode(data: bytes, name: str) -> Image.Image:
@@ -302,58 +247,3 @@ def _narrow(picture: Image.Image) -> Image.Image:
     if clear is not None:
         grey[wide == clear] = 255
     return Image.fromarray(grey)
-
-
-def list_pictures(source: str | os.PathLike[str]) -> list[Path]:
-    """The pictures of a file, a folder (with all its sub-folders) or a glob pattern.
-
-    Folders are searched for the endings in :data:`EXTENSIONS`; hidden files and folders (a leading dot) are left
-    out; links to folders are followed, each real folder once and never to a folder above. A file named outright is
-    taken whatever its ending.
-
-    Returns:
-        Paths sorted by name, part by part, the same on every machine.
-
-    Raises:
-        VitrailError: nothing is there, or it holds no picture.
-    """
-    path = Path(source)
-    text = os.fspath(source)
-    try:
-        if path.is_dir():
-            found = sorted(_walk(path))
-        elif path.is_file():
-            return [path]
-        elif has_magic(text):
-            # Path.glob takes no absolute patterns.
-            hits = (Path(hit) for hit in sorted(glob(text, recursive=True)))  # noqa: PTH207
-            files = (hit for hit in hits if hit.suffix.lower() in EXTENSIONS and hit.is_file())
-            # Through a loop of links one file is found under many names; the first counts.
-            found = sorted({hit.resolve(): hit for hit in reversed(list(files))}.values())
-        else:
-            raise VitrailError(f"{printable(text)}: no such file or folder")
-    except (OSError, RuntimeError, ValueError) as error:
-        raise VitrailError(f"{printable(text)}: cannot be listed: {error}") from None
-    if not found:
-        raise VitrailError(f"{printable(text)}: no pictures there (endings looked for: {' '.join(sorted(EXTENSIONS))})")
-    return found
-
-
-def _walk(root: Path) -> Iterator[Path]:
-    # The folders above count as seen: a link back to them would bring in pictures that are not below ``root``.
-    seen = {(above.stat().st_dev, above.stat().st_ino) for above in root.resolve().parents}
-    for folder, subfolders, files in os.walk(root, followlinks=True, onerror=_raise):
-        status = Path(folder).stat()
-        if (status.st_dev, status.st_ino) in seen:
-            subfolders.clear()
-            continue
-        seen.add((status.st_dev, status.st_ino))
-        # Sorted in place: which of two links to one folder is taken must not depend on the file system's order.
-        subfolders[:] = sorted(sub for sub in subfolders if not sub.startswith("."))
-        for file in files:
-            if not file.startswith(".") and Path(file).suffix.lower() in EXTENSIONS:
-                yield Path(folder, file)
-
-
-def _raise(error: OSError) -> None:
-    raise error

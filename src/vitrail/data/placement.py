@@ -47,10 +47,6 @@ class Placement:
         """Boxes ``(x0, y0, x1, y1)`` of the picture in pixels of the model's input."""
         return self.points_in(boxes.unflatten(-1, (2, 2))).flatten(-2)
 
-    def boxes_out(self, boxes: Float[Tensor, "*n 4"]) -> Float[Tensor, "*n 4"]:
-        """The inverse of :meth:`boxes_in`."""
-        return self.points_out(boxes.unflatten(-1, (2, 2))).flatten(-2)
-
     def masks_in(self, masks: Float[Tensor, "b height width"], size: Size) -> Float[Tensor, "b h w"]:
         """Maps on the picture's pixels as maps over the whole input; what is not of the picture is 0.
 

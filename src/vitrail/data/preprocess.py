@@ -133,6 +133,11 @@ class Preprocess:
         """Number of channels that the model sees."""
         return len(self.mean)
 
+    @property
+    def channels(self) -> Literal[1, 3]:
+        """Number of channels that a picture is to be decoded with: 1 (grey) for one band, 3 (RGB) otherwise."""
+        return 1 if self.bands == 1 else 3
+
     def __call__(self, picture: Image.Image | UInt8[Tensor, "c0 h0 w0"]) -> Float[Tensor, "c h w"]:
         """The model's input for one picture.
 
@@ -202,6 +207,23 @@ class Preprocess:
     def with_size(self, size: tuple[int, int]) -> Preprocess:
         """The same for another output size."""
         return replace(self, size=size)
+
+    def whole(self, picture: Image.Image, patch: tuple[int, int]) -> Preprocess:
+        """The preprocessing that keeps all of one picture at its own aspect.
+
+        Args:
+            picture: of which only the size is looked at.
+            patch: height and width in pixels.
+
+        Returns:
+            One whose size has the short side that this one has, both sides rounded to the nearest whole patches.
+        """
+        scale = min(self.size) / min(picture.size)
+        height, width = (
+            max(1, round(side * scale / step)) * step
+            for side, step in zip((picture.height, picture.width), patch, strict=True)
+        )
+        return replace(self, size=(height, width), resize="squash", crop=1.0)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON."""

@@ -7,7 +7,7 @@ import traceback
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -18,9 +18,9 @@ from torch.utils.data import Dataset, get_worker_info
 
 from vitrail.contracts import Batch, VitrailError
 from vitrail.data.cache import PictureCache
+from vitrail.data.files import BrokenPicture, printable
 from vitrail.data.finish import Finish, Sample, Stacked, collate
 from vitrail.data.order import batch_seed, sample_seeds
-from vitrail.data.picture import BrokenPicture, printable
 from vitrail.data.sources.base import Source
 from vitrail.data.undecoded import PartTransform
 
@@ -36,15 +36,26 @@ Task = tuple[int, int, NDArray[np.int64]]
 """Epoch, batch number and sample indices."""
 
 
+class Skipped(NamedTuple):
+    """A broken picture that was left out."""
+
+    name: str
+    reason: str
+
+
 @dataclass
 class Outcome:
-    """What comes back for a task.
+    """What comes back for a task: the fields of a :class:`Batch`, as far as there is one, and what went wrong.
 
     Attributes:
-        batch: the batch's tensors by the names of :class:`Batch`'s fields; empty when there is an error, or no picture
-            left.
+        images: ``(B, C, H, W)``, or whatever shape the transform gives a sample; None with an error, or when no picture
+            is left.
+        labels: ``(B,)`` int64 class numbers or ``(B, K)`` float class probabilities; None also when unlabelled.
+        indices: ``(B,)`` int64, each picture's place in its source; None like ``images``.
+        extras: further tensors by name, with the batch first.
+        finish: by name what is left to do to a tensor on the model's device.
         names: of the pictures in the batch.
-        skipped: name and reason of every broken picture left out.
+        skipped: the broken pictures that were left out.
         error: what stops the run, or None.
     """
 
@@ -54,14 +65,14 @@ class Outcome:
     extras: dict[str, Tensor] = field(default_factory=dict)
     finish: dict[str, Finish] = field(default_factory=dict)
     names: tuple[str, ...] = ()
-    skipped: tuple[tuple[str, str], ...] = ()
+    skipped: tuple[Skipped, ...] = ()
     error: Exception | None = None
 
     def pin_memory(self) -> Outcome:
         """In page-locked memory, for asynchronous copies to a GPU (called by torch's DataLoader)."""
-        for name in ("images", "labels", "indices"):
-            value = self.__dict__[name]
-            self.__dict__[name] = None if value is None else value.pin_memory()
+        self.images = None if self.images is None else self.images.pin_memory()
+        self.labels = None if self.labels is None else self.labels.pin_memory()
+        self.indices = None if self.indices is None else self.indices.pin_memory()
         self.extras = {name: value.pin_memory() for name, value in self.extras.items()}
         return self
 
@@ -164,7 +175,7 @@ class BatchReader(Dataset[Outcome]):
         epoch, number, indices = task
         samples: list[dict[str, Sample]] = []
         kept: list[int] = []
-        skipped: list[tuple[str, str]] = []
+        skipped: list[Skipped] = []
         for index, seed in zip(indices.tolist(), sample_seeds(self.seed, epoch, indices), strict=True):
             self.hands.take(epoch, number, index)
             generator.manual_seed(seed)
@@ -173,7 +184,7 @@ class BatchReader(Dataset[Outcome]):
             except BrokenPicture as error:
                 if self.on_error == "raise":
                     raise
-                skipped.append((error.name, error.reason))
+                skipped.append(Skipped(error.name, error.reason))
                 continue
             kept.append(index)
         self.hands.take(epoch, number, -1)

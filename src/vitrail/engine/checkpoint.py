@@ -21,9 +21,8 @@ from torch import Tensor
 from vitrail.contracts import VitrailError
 from vitrail.durable import write_durably
 
-CURRENT = "checkpoint.safetensors"
-PREVIOUS = "checkpoint.previous.safetensors"
-DAMAGED = "checkpoint.damaged.safetensors"
+from .files import CHECKPOINT, DAMAGED, PREVIOUS
+
 _HEADER = "vitrail.engine"
 _FORMAT = 1
 
@@ -64,7 +63,7 @@ def save_checkpoint(folder: Path, tensors: Mapping[str, Tensor], metadata: Mappi
         raise VitrailError(f"not saved: NaN in {', '.join(bad)}. The earlier checkpoint in {folder} is kept")
     document = json.dumps({"format": _FORMAT, **metadata}, sort_keys=True)
     header = {_HEADER: document, "checksum": _checksum(tensors, document)}
-    current, previous = folder / CURRENT, folder / PREVIOUS
+    current, previous = folder / CHECKPOINT, folder / PREVIOUS
 
     def keep_previous() -> None:
         if current.exists():
@@ -102,7 +101,7 @@ def load_checkpoint(folder: Path, warn: Callable[[str], None]) -> Checkpoint | N
     found, fault = _newest(folder)
     if fault is not None:
         try:
-            (folder / CURRENT).replace(folder / DAMAGED)
+            (folder / CHECKPOINT).replace(folder / DAMAGED)
         except OSError as error:
             raise VitrailError(
                 f"the damaged checkpoint ({fault}) cannot be renamed to {DAMAGED} ({error}): make the folder writable"
@@ -114,7 +113,7 @@ def load_checkpoint(folder: Path, warn: Callable[[str], None]) -> Checkpoint | N
 def _newest(folder: Path) -> tuple[Checkpoint | None, str | None]:
     """The newest good checkpoint, and what is wrong with the one before which it comes."""
     faults: list[str] = []
-    for name in (CURRENT, PREVIOUS):
+    for name in (CHECKPOINT, PREVIOUS):
         path = folder / name
         try:
             found = _read(path)

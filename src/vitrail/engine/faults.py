@@ -16,9 +16,8 @@ from vitrail.contracts import Batch, Progress, VitrailError
 from vitrail.durable import write_durably
 
 from .config import EngineConfig
+from .files import NONFINITE
 from .step import Gradients
-
-NONFINITE = "nonfinite.json"
 
 
 def describe_nonfinite(gradients: Gradients, bad: Sequence[str], rank: int) -> dict[str, Any]:
@@ -93,7 +92,7 @@ def write_nonfinite(out: Path, progress: Progress, ranks: Sequence[dict[str, Any
         "ranks": list(ranks),
     }
     content = json.dumps(document, indent=1, allow_nan=False)
-    write_durably(path, lambda temporary: _write_text(temporary, content))
+    write_durably(path, lambda temporary: temporary.write_text(content, encoding="utf-8"))
     return path
 
 
@@ -183,7 +182,3 @@ def _is_out_of_memory(error: BaseException) -> bool:
 
 def _json_number(value: float) -> float | str:
     return value if math.isfinite(value) else str(value)
-
-
-def _write_text(path: Path, content: str) -> None:
-    path.write_text(content, encoding="utf-8")

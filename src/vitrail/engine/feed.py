@@ -41,8 +41,13 @@ class Feed:
         except Exception as fault:
             self._fault = fault
 
+    @property
+    def failed(self) -> bool:
+        """Whether the next :meth:`take` will raise."""
+        return self._fault is not None
+
     def take(self) -> list[Batch]:
-        """The next group; empty when the epoch is over."""
+        """The group that was fetched, or the next; empty when the epoch is over."""
         if not self._fetched:
             self.fetch()
         self._fetched = False

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import csv
 import io
-import os
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from vitrail.contracts import VitrailError
-from vitrail.durable import write_durably
+from vitrail.durable import sync, write_durably
+
+from .files import METRICS_BEFORE
 
 
 class Meter:
@@ -71,7 +73,7 @@ class MetricsTable:
     def keep(self, rows: int) -> None:
         """Begin with the first ``rows`` rows of the file; the others belong to steps that will be taken again.
 
-        With none to keep, a file that is there (of an attempt without a checkpoint) moves to ``*.previous.csv``.
+        With none to keep, a file that is there (of an attempt without a checkpoint) moves to ``metrics.previous.csv``.
         """
         self.columns, found = _read(self.path)
         self.rows = min(rows, len(found))
@@ -80,7 +82,8 @@ class MetricsTable:
         else:
             self.columns = []
             if self.path.exists():
-                self.path.replace(self.path.with_suffix(".previous.csv"))
+                with self._explained():
+                    self.path.replace(self.path.with_name(METRICS_BEFORE))
 
     def append(self, row: Mapping[str, float | int]) -> None:
         """Add one row.
@@ -99,19 +102,24 @@ class MetricsTable:
         self.rows += 1
 
     def sync(self) -> int:
-        """Force the rows to the disk, before a checkpoint counts on them; returns how many there are."""
+        """Force the rows to the disk, before a checkpoint counts on them; returns how many there are.
+
+        Raises:
+            VitrailError: they cannot be.
+        """
         if self.rows:
-            descriptor = os.open(self.path, os.O_RDONLY)
-            try:
-                os.fsync(descriptor)
-            finally:
-                os.close(descriptor)
+            with self._explained():
+                sync(self.path)
         return self.rows
 
     def _append_line(self, line: str) -> None:
+        with self._explained(), self.path.open("a", newline="", encoding="utf-8") as file:
+            file.write(line)
+
+    @contextmanager
+    def _explained(self) -> Iterator[None]:
         try:
-            with self.path.open("a", newline="", encoding="utf-8") as file:
-                file.write(line)
+            yield
         except OSError as error:
             raise VitrailError(
                 f"cannot write {self.path}: {error}. Make room, then run the same command again"
@@ -119,7 +127,7 @@ class MetricsTable:
 
     def _rewrite(self, rows: list[dict[str, Any]]) -> None:
         content = _lines(self.columns, rows, header=True).encode()
-        write_durably(self.path, lambda path: _write_bytes(path, content))
+        write_durably(self.path, lambda path: path.write_bytes(content))
 
 
 def _read(path: Path) -> tuple[list[str], list[dict[str, Any]]]:
@@ -138,7 +146,3 @@ def _lines(columns: list[str], rows: list[dict[str, Any]], header: bool) -> str:
         writer.writeheader()
     writer.writerows(rows)
     return buffer.getvalue()
-
-
-def _write_bytes(path: Path, content: bytes) -> None:
-    path.write_bytes(content)

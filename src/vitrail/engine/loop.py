@@ -16,13 +16,15 @@ from vitrail.contracts import EpochLoader, Method, Progress, VitrailError
 
 from . import distributed
 from .config import EngineConfig
+from .console import stderr_console
 from .distributed import World
+from .lock import sole_trainer
 from .run import Run
 from .signals import Interrupted, StopRequest
 from .ways import TorchAlone, Ways
 
 Evaluate = Callable[[nn.Module], Mapping[str, float]]
-Observe = Callable[[nn.Module, Progress], None]
+Observe = Callable[[nn.Module, Progress], object]
 
 
 @dataclass(frozen=True)
@@ -91,9 +93,11 @@ def fit(
         The trained model and what was measured.
 
     Raises:
-        Interrupted: after SIGTERM or Ctrl-C, once a checkpoint is written (a second Ctrl-C: at once, without one).
-        VitrailError: bad input, a run in ``out`` that differs, damaged checkpoints, a full disk, a loss that is not
-            finite, memory that runs out, a lost rank; the message says what to do.
+        Interrupted: after SIGTERM, SIGHUP or Ctrl-C, once a checkpoint is written (a second Ctrl-C: at once, without
+            one).
+        VitrailError: bad input, another process that trains in ``out``, a run there that differs, damaged checkpoints,
+            a full disk, a loss that is not finite, memory that runs out, a lost rank; the message says what to do.
+            What the loader raises goes on as it is, after a checkpoint of the last whole step.
     """
     began = time.perf_counter()
     if len(loader) < 1:
@@ -102,23 +106,24 @@ def fit(
         )
     world = world or distributed.init()
     device = distributed.resolve_device(config.device, world)
-    console = console or Console(stderr=True)
-    with StopRequest() as stop, torch.random.fork_rng(devices=_cuda_devices(device)):
+    console = console or stderr_console()
+    devices = [device] if device.type == "cuda" else []
+    with StopRequest() as stop, torch.random.fork_rng(devices=devices), sole_trainer(out, world):
         try:
             run = Run(
                 method,
                 loader,
                 config,
                 out,
-                evaluate,
-                observe,
-                fingerprint,
-                world,
-                device,
-                console,
-                tensorboard,
-                stop,
-                ways or TorchAlone(),
+                evaluate=evaluate,
+                observe=observe,
+                fingerprint=fingerprint,
+                world=world,
+                device=device,
+                console=console,
+                tensorboard=tensorboard,
+                stop=stop,
+                ways=ways or TorchAlone(),
             )
             try:
                 run.go()
@@ -136,7 +141,3 @@ def fit(
             checkpoint=run.checkpoint_path,
             history=run.table_path,
         )
-
-
-def _cuda_devices(device: torch.device) -> list[torch.device]:
-    return [device] if device.type == "cuda" else []

@@ -14,14 +14,15 @@ from rich.console import Console
 from torch import Tensor, nn
 
 from vitrail.contracts import Batch, EpochLoader, Method, Progress, VitrailError
-from vitrail.durable import clean_partial, prepare_folder
+from vitrail.durable import clean_partial
 
-from .checkpoint import CURRENT, load_checkpoint, save_checkpoint
+from .checkpoint import load_checkpoint, save_checkpoint
 from .config import EngineConfig
 from .distributed import World
 from .ema import Ema
 from .faults import Kept, Memory, describe_nonfinite, nonfinite_message, write_nonfinite
 from .feed import Feed
+from .files import CHECKPOINT, METRICS_TABLE
 from .history import Meter, MetricsTable
 from .log import Board, Display
 from .optimiser import build_optimiser, set_rates
@@ -44,6 +45,7 @@ class Run:
         loader: EpochLoader,
         config: EngineConfig,
         out: Path,
+        *,
         evaluate: Callable[[nn.Module], Mapping[str, float]] | None,
         observe: Callable[[nn.Module, Progress], None] | None,
         fingerprint: Mapping[str, str],
@@ -64,7 +66,7 @@ class Run:
         self._began = time.monotonic()
         self.metrics: dict[str, float] = {}
         self._meter = Meter()
-        world.on_main(self._prepare_out)
+        world.on_main(self._clean_out)
         stored = self._load()
         self.resumed = stored is not None
         metadata, tensors = stored or ({}, {})
@@ -100,12 +102,12 @@ class Run:
     @property
     def checkpoint_path(self) -> Path:
         """The newest checkpoint."""
-        return self._out / CURRENT
+        return self._out / CHECKPOINT
 
     @property
     def table_path(self) -> Path:
         """The table of numbers."""
-        return self._out / "metrics.csv"
+        return self._out / METRICS_TABLE
 
     def go(self) -> None:
         """Train to the end, or to a stop."""
@@ -134,9 +136,12 @@ class Run:
             return
         feed = Feed(self._loader, self._config.accumulate, self._epoch, done)
         try:
+            feed.fetch()
+            if self._world.max([float(feed.failed)])[0]:
+                self._keep_last_step()
             while group := feed.take():
                 self._take_step(group, feed)
-                self._after_step()
+                self._after_step(feed)
         finally:
             feed.close()
 
@@ -158,17 +163,19 @@ class Run:
             self._step, self._epoch, numbers["loss"], self._config.lr * factor, self._meter.images_per_s()
         )
 
-    def _after_step(self) -> None:
-        """What may follow a step: a row, a checkpoint, a stop. The ranks agree on each."""
+    def _after_step(self, feed: Feed) -> None:
+        """What may follow a step: a row, a checkpoint, a stop, a fault of the loader's. The ranks agree on each."""
         last_of_epoch = self._step == (self._epoch + 1) * self._plan.steps_per_epoch
         if self._step % self._config.log_every == 0 and not last_of_epoch:
             self._write_row(self._meter.images_per_s(), {})
         due = self._world.is_main and self._checkpoint_due()
-        exit_code, agreed_due = self._world.max([self._stop.exit_code, float(due)])
+        exit_code, agreed_due, failed = self._world.max([self._stop.exit_code, float(due), float(feed.failed)])
         if exit_code:
             self._stop_here(int(exit_code))
         if agreed_due:
             self._save()
+        if failed:
+            self._keep_last_step()
 
     def _end_epoch(self) -> None:
         # Before the evaluation, whose time is no time of training.
@@ -176,7 +183,13 @@ class Run:
         metrics: dict[str, float] = {}
         final = self._epoch + 1 == self._config.epochs
         if self._evaluate is not None and (final or (self._epoch + 1) % self._config.eval_every == 0):
-            metrics = self._measure(self._evaluate)
+            try:
+                metrics = self._measure(self._evaluate)
+            except Exception:
+                # With others, these may be in the midst of their part of it, where they do not listen.
+                if self._world.size == 1:
+                    self._keep_last_step()
+                raise
             self.metrics = metrics
         self._write_row(images_per_s, {f"val_{name}": value for name, value in metrics.items()})
         if metrics:
@@ -233,8 +246,17 @@ class Run:
         last = None if self._saved_place is None else self._saved_place[1]
         return Kept(self.checkpoint_path, last, fault, self._precision.name, self._way)
 
+    def _keep_last_step(self) -> None:
+        """Before a fault goes on its way: what was learnt up to it is in a checkpoint, if there can be one."""
+        if self._step and self._saved_place != (self._epoch, self._step):
+            try:
+                self._save()
+            except VitrailError as error:
+                self._display.warning(str(error))
+
     def _stop_here(self, exit_code: int) -> None:
-        self._save()
+        if self._saved_place != (self._epoch, self._step):
+            self._save()
         raise Interrupted(
             f"stopped after step {self._step} of {self.total_steps}; run the same command again to go on from "
             f"{self.checkpoint_path}",
@@ -243,8 +265,7 @@ class Run:
 
     # ── files ────────────────────────────────────────────────────────────────────────────────────────────────────
 
-    def _prepare_out(self) -> None:
-        prepare_folder(self._out)
+    def _clean_out(self) -> None:
         if stray := clean_partial(self._out):
             self._display.message(f"removed what a killed run left half-written: {', '.join(stray)}")
 
@@ -276,7 +297,6 @@ class Run:
         meter = self._meter.dump()
         metadata = {
             "epoch": self._epoch,
-            "batches": self._plan.batches_done(self._epoch, self._step),
             "step": self._step,
             "ema_updates": 0 if self._ema is None else self._ema.updates,
             "precision": self._precision.name,

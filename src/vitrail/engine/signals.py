@@ -1,9 +1,10 @@
-"""SIGTERM and Ctrl-C: finish the step, keep a checkpoint, leave with an honest exit code."""
+"""SIGTERM, Ctrl-C and a dropped line: finish the step, keep a checkpoint, leave with an honest exit code."""
 
 from __future__ import annotations
 
 import os
 import signal
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,7 +16,7 @@ class Interrupted(Exception):
     """The run was asked to stop and has stopped.
 
     Attributes:
-        exit_code: what the process should exit with: 143 after SIGTERM, 130 after Ctrl-C.
+        exit_code: what the process should exit with: 143 after SIGTERM, 130 after Ctrl-C, 129 after SIGHUP.
     """
 
     def __init__(self, message: str, exit_code: int) -> None:
@@ -28,10 +29,11 @@ class Abandoned(BaseException):
 
 
 class StopRequest:
-    """Listens for SIGTERM and SIGINT while in its ``with`` block; the earlier handlers come back after it.
+    """Listens for SIGTERM, SIGINT and SIGHUP while in its ``with`` block; the earlier handlers come back after it.
 
-    The first signal only sets :attr:`exit_code`; a Ctrl-C after that raises ``KeyboardInterrupt`` on the spot. Outside
-    the main thread, where Python allows no handlers, it listens to nothing.
+    The first signal only sets :attr:`exit_code`; a Ctrl-C after that raises ``KeyboardInterrupt`` on the spot. SIGHUP
+    stays ignored in a process that was started to outlive its terminal (``nohup``). Outside the main thread, where
+    Python allows no handlers, it listens to nothing.
     """
 
     def __init__(self) -> None:
@@ -42,7 +44,7 @@ class StopRequest:
 
     def __enter__(self) -> StopRequest:
         if threading.current_thread() is threading.main_thread():
-            for number in (signal.SIGTERM, signal.SIGINT):
+            for number in _signals():
                 self._earlier[number] = signal.signal(number, self._handle)
         return self
 
@@ -76,8 +78,16 @@ class StopRequest:
 
     @staticmethod
     def _handle_in_worker(number: int) -> None:
-        # Forked loader workers inherit this handler. A terminal's Ctrl-C reaches them too, but they must live until
-        # the step is done; SIGTERM is how their parent ends them, and has to work.
+        # Forked loader workers inherit this handler. A terminal's Ctrl-C and its end reach them too, but they must live
+        # until the step is done; SIGTERM is how their parent ends them, and has to work.
         if number == signal.SIGTERM:
             signal.signal(signal.SIGTERM, signal.SIG_DFL)
             os.kill(os.getpid(), signal.SIGTERM)
+
+
+def _signals() -> list[int]:
+    """What asks this process to stop; Windows knows no SIGHUP."""
+    found: list[int] = [signal.SIGTERM, signal.SIGINT]
+    if sys.platform != "win32" and signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:
+        found.append(signal.SIGHUP)
+    return found

@@ -51,6 +51,11 @@ def restore(
             ema.average[name].copy_(value)
 
 
+def method_state(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The state of the method, by its own names, among the tensors of a checkpoint."""
+    return _part(tensors, _METHOD)
+
+
 def _method_state(method: nn.Module) -> dict[str, Tensor]:
     state = method.state_dict()
     for name, value in state.items():

@@ -5,7 +5,6 @@ from vitrail.explanations.gradcam import grad_cam
 from vitrail.explanations.maps import (
     attention_maps,
     class_maps,
-    head_max,
     head_mean,
     patch_mean_maps,
     query_maps,
@@ -42,7 +41,6 @@ __all__ = [
     "foreground_of",
     "grad_cam",
     "grad_rollout_maps",
-    "head_max",
     "head_mean",
     "mean_of_heads",
     "measure_reach",

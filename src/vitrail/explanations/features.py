@@ -40,19 +40,15 @@ TILES = 8
 """Patches along a side whose position maps are drawn, at most."""
 
 
-def colour_panel(picture: Image.Image, colours: Float[Tensor, "h w 3"], title: str = "", side: float = 3.2) -> Figure:
-    """The picture beside its patches' colours in 0 … 1, such as those of :func:`vitrail.explanations.patch_colours`."""
-    return colour_rows([picture], [colours], title, side)
-
-
 def colour_rows(
     pictures: Sequence[Image.Image], colours: Sequence[Float[Tensor, "h w 3"]], title: str = "", side: float = 3.2
 ) -> Figure:
-    """A row for every picture: itself, and beside it its patches' colours. For components that pictures share.
+    """A row for every picture: itself, and beside it its patches' colours.
 
     Args:
         pictures: as the model saw them; each may have a shape of its own.
-        colours: one map of colours in 0 … 1 for each (:func:`vitrail.explanations.shared_basis`).
+        colours: one map of colours in 0 … 1 for each (:func:`vitrail.explanations.patch_colours`; for components that
+            the pictures share, with :func:`vitrail.explanations.shared_basis`).
         title: above; none when empty.
         side: inches of a square panel.
 

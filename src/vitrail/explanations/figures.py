@@ -7,7 +7,7 @@ are placed to the pixel: a panel has exactly the shape of its picture, square or
 from __future__ import annotations
 
 import io
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -297,11 +297,6 @@ def save(figure: Figure, path: Path, dpi: int = DPI) -> Path:
     except OSError as error:
         raise VitrailError(f"{path}: the figure cannot be written ({error.strerror or error})") from error
     return path
-
-
-def save_sequence(figures: Iterable[Figure], folder: Path, stem: str = "layer", dpi: int = DPI) -> list[Path]:
-    """Write figures as ``stem_00.png``, ``stem_01.png`` …, one at a time, so that a generator needs little memory."""
-    return [save(figure, folder / f"{stem}_{number:02d}.png", dpi) for number, figure in enumerate(figures)]
 
 
 def with_ink(figure: Figure, colour: str) -> Figure:

@@ -55,11 +55,6 @@ def head_mean(maps: Float[Tensor, "b heads h w"]) -> Float[Tensor, "b h w"]:
     return maps.mean(dim=1)
 
 
-def head_max(maps: Float[Tensor, "b heads h w"]) -> Float[Tensor, "b h w"]:
-    """The strongest head at every patch."""
-    return maps.amax(dim=1)
-
-
 def attention_maps(
     model: nn.Module, images: Float[Tensor, "b c height width"], layer: int = -1
 ) -> Float[Tensor, "b h w"]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
@@ -12,6 +11,7 @@ from pathlib import Path
 import torch
 
 from vitrail.contracts import VitrailError
+from vitrail.durable import write_durably
 from vitrail.graphs.check import differences, require_equal
 from vitrail.graphs.facts import Facts
 from vitrail.graphs.needs import need
@@ -54,11 +54,10 @@ def cached_graph(
     try:
         seal.unlink(missing_ok=True)
         write_graph(model, facts, "onnx", file, accept)
-        temporary = seal.with_suffix(f".{os.getpid()}.tmp")
-        temporary.write_text(file_digest(file), encoding="utf-8")
-        temporary.replace(seal)
+        digest = file_digest(file)
     except OSError as error:
         raise VitrailError(f"{file}: the cache of graphs cannot be written: {error}; set VITRAIL_CACHE") from error
+    write_durably(seal, lambda path: path.write_text(digest, encoding="utf-8"))
     return file
 
 

@@ -6,6 +6,7 @@ Every query answers for at most one object, so that nothing has to be suppressed
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 from typing import NamedTuple
 
 import torch
@@ -53,7 +54,8 @@ class DetectionHead(nn.Module):
     def forward(self, queries: Float[Tensor, "*b d"]) -> tuple[Float[Tensor, "*b k"], Float[Tensor, "*b 4"]]:
         """Logits, and boxes as centre x and y, width and height in shares of the picture."""
         # In bf16 a box would be rounded to several pixels, and so few tokens cost nothing.
-        with torch.autocast(queries.device.type, enabled=False):
+        # Where there are no numbers nothing is rounded, and autocast does not know that device.
+        with nullcontext() if queries.is_meta else torch.autocast(queries.device.type, enabled=False):
             queries = queries.to(self.class_embed.weight.dtype)
             return self.class_embed(queries), self.bbox_embed(queries).sigmoid()
 

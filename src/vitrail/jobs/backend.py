@@ -95,7 +95,7 @@ class Graph:
     @property
     def bands(self) -> int:
         """Channels in which pictures are read."""
-        return 1 if self.facts.preprocess.bands == 1 else 3
+        return self.preprocess.channels
 
     def widths(self) -> list[tuple[Output, int]]:
         """The outputs with the length of each."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import datetime
-import json
 import shlex
 import tempfile
 from collections.abc import Iterator
@@ -16,6 +15,7 @@ from rich.console import Console
 from tyro.conf import Positional
 
 from vitrail.contracts import VitrailError
+from vitrail.durable import write_json
 from vitrail.engine import choose_precision
 from vitrail.jobs.benching.case import Case, Library, Task, lay_out
 from vitrail.jobs.benching.contestants import OURS, VITRAIL, Maker, known, parse
@@ -95,7 +95,7 @@ def bench(config: BenchConfig) -> list[Comparison]:
         for note in footnotes(comparison):
             console.print(note, style="dim", highlight=False, markup=False)
         if config.json is not None:
-            _write(config.json, comparisons)
+            write_json(config.json, {"comparisons": [one.to_dict() for one in comparisons]})
         if config.plot is not None:
             draw(comparisons, config.plot)
     return comparisons
@@ -195,12 +195,3 @@ def _versions(report: Report) -> dict[str, str]:
 def _photographs(folder: Path) -> Path:
     write_photographs(folder / "pictures", PHOTOGRAPHS)
     return folder / "pictures"
-
-
-def _write(path: Path, comparisons: list[Comparison]) -> None:
-    content = {"comparisons": [comparison.to_dict() for comparison in comparisons]}
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
-    except OSError as error:
-        raise VitrailError(f"{path}: cannot be written ({error.strerror}); name another file") from error

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 
 import matplotlib
@@ -29,13 +30,15 @@ from vitrail.data import (
     to_pixels,
 )
 from vitrail.data.loader import NothingLeft
+from vitrail.durable import write_durably
 from vitrail.heads import Detections, detections
 from vitrail.jobs.bulk import fingerprint, run_in_parts
 from vitrail.jobs.inference import Hardware, say_skipped
 from vitrail.jobs.models import require_classes, weights_digest
+from vitrail.jobs.own_folder import own_folder
+from vitrail.jobs.own_names import OwnNames
 from vitrail.jobs.predict_config import PredictConfig
 from vitrail.jobs.progress import say, track
-from vitrail.jobs.settings import default_out
 from vitrail.jobs.tables import Row, Table, check_table_name, picture_name
 from vitrail.models import Detr
 from vitrail.weights import Artefact
@@ -57,12 +60,12 @@ def predict_detection(config: PredictConfig, artefact: Artefact, hardware: Hardw
         raise VitrailError(f"boxes need a detector, not a {type(model).__name__}")
     if not 0.0 <= config.threshold <= 1.0:
         raise VitrailError(f"threshold must lie in 0 … 1, not {config.threshold}")
-    out = config.out or default_out("predict", config.source, config.model) / "boxes.csv"
-    check_table_name(out)
     require_classes(artefact, config.model)
-    bands = 1 if model.in_channels == 1 else 3
+    bands = artefact.preprocess.channels
     source = FileSource(list_pictures(config.source), bands, config.source)
     names = [source.name(i) for i in range(len(source))]
+    out = config.out or own_folder("predict", config, "source", "model") / "boxes.csv"
+    check_table_name(out)
 
     def work(part: range) -> list[Row] | None:
         found = find(config, artefact, model, hardware, SubsetSource(source, list(part)))
@@ -140,17 +143,16 @@ def draw_detections(
     of_picture: dict[str, list[Row]] = {picture_name(name): [] for name in names}
     for row in rows:
         of_picture[row["name"]].append(row)
-    counts: dict[str, int] = {}
+    own_name = OwnNames()
     drawn = []
     for name in names:
         try:
             picture = read_picture(name, bands)
         except BrokenPicture:
             continue
-        stem = Path(name).stem
-        counts[stem] = count = counts.get(stem, 0) + 1
-        path = folder / f"{stem if count == 1 else f'{stem}-{count}'}.png"
-        draw_boxes(picture, of_picture[picture_name(name)], classes).save(path)
+        path = folder / f"{own_name(Path(name).stem)}.png"
+        shown = draw_boxes(picture, of_picture[picture_name(name)], classes)
+        write_durably(path, partial(shown.save, format="PNG"))
         drawn.append(path)
     return drawn
 

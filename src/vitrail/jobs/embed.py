@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -12,15 +11,15 @@ from jaxtyping import Float
 from torch import Tensor
 from tyro.conf import Positional
 
-from vitrail.data import FileSource, Preprocess, SubsetSource, list_pictures
+from vitrail.data import FileSource, list_pictures
 from vitrail.heads.pool import POOLS
 from vitrail.jobs.backend import POOLED, BackendSettings, open_graph
 from vitrail.jobs.bulk import fingerprint, run_in_parts
-from vitrail.jobs.inference import Hardware, counted, make_ready, part_of_job, run_source
+from vitrail.jobs.inference import Caller, Hardware, counted, make_ready
 from vitrail.jobs.merging import with_merging
 from vitrail.jobs.models import open_model, weights_digest
+from vitrail.jobs.own_folder import own_folder
 from vitrail.jobs.progress import say
-from vitrail.jobs.settings import default_out
 from vitrail.jobs.tables import Row, Table, check_table_name, picture_name
 from vitrail.models import Backbone
 
@@ -54,43 +53,28 @@ class FeatureVector:
         return self.pool(self.model.leading(images, self.pool.reads))
 
 
-@dataclass(frozen=True)
-class Encoder:
-    """Pictures to vectors, whichever library computes them.
-
-    Attributes:
-        call: ``(B, C, H, W)`` normalised pictures to one row each.
-        preprocess: from a picture to what ``call`` takes.
-        hardware: where ``call`` runs.
-        key: what the vectors depend on besides preprocessing, pool and pictures.
-    """
-
-    call: Callable[[Tensor], Tensor]
-    preprocess: Preprocess
-    hardware: Hardware
-    key: Sequence[object]
-
-    def try_out(self) -> None:
-        """Ask for the vector of an empty picture, before files are written for those of others.
-
-        Raises:
-            VitrailError: the model has no such vector: no class token, say.
-        """
-        empty = torch.zeros(1, self.preprocess.bands, *self.preprocess.size, device=self.hardware.device)
-        with torch.inference_mode():
-            self.hardware.rows(self.call, empty)
-
-
-def open_encoder(config: EmbedConfig) -> Encoder:
+def open_encoder(config: EmbedConfig) -> Caller:
     """The model that a config names, ready to encode pictures."""
     if config.backend != "torch":
         wanted = POOLED[config.pool]
         graph = open_graph(config, config.backend, wanted)
-        return Encoder(graph.giving(*wanted), graph.preprocess, graph.hardware, graph.key)
+        return Caller(graph.giving(*wanted), graph.preprocess, graph.hardware, graph.key)
     artefact = with_merging(open_model(config.model, config.model_overrides(), online=config.online), config)
     backbone, hardware = make_ready(artefact.backbone, Hardware.of(config), config.batch_size)
     key = (weights_digest(artefact.model), hardware.form)
-    return Encoder(FeatureVector(backbone, config.pool), artefact.preprocess, hardware, key)
+    return Caller(FeatureVector(backbone, config.pool), artefact.preprocess, hardware, key)
+
+
+def try_out(encoder: Caller) -> None:
+    """Ask for the vector of an empty picture, before files are written for those of others.
+
+    Raises:
+        VitrailError: the model has no such vector: no class token, say.
+    """
+    preprocess, hardware = encoder.preprocess, encoder.hardware
+    empty = torch.zeros(1, preprocess.bands, *preprocess.size, device=hardware.device)
+    with torch.inference_mode():
+        hardware.rows(encoder.call, empty)
 
 
 def embed(config: EmbedConfig) -> Table:
@@ -99,17 +83,14 @@ def embed(config: EmbedConfig) -> Table:
     The rows stay in the file that is written and are read from there: for millions of pictures, open it with pyarrow or
     pandas instead of going through them.
     """
-    out = config.out or default_out("embed", config.source, config.model) / "embeddings.parquet"
-    check_table_name(out)
     encoder = open_encoder(config)
-    encoder.try_out()
-    source = FileSource(list_pictures(config.source), 1 if encoder.preprocess.bands == 1 else 3, config.source)
+    try_out(encoder)
+    source = FileSource(list_pictures(config.source), encoder.preprocess.channels, config.source)
+    out = config.out or own_folder("embed", config, "source", "model") / "embeddings.parquet"
+    check_table_name(out)
 
     def work(part: range) -> list[Row] | None:
-        chosen = SubsetSource(source, list(part))
-        outputs = part_of_job(
-            lambda: run_source(encoder.call, chosen, encoder.preprocess, config, encoder.hardware, "embed")
-        )
+        outputs = encoder.part(source, part, config, "embed")
         if outputs is None:
             return None
         return [

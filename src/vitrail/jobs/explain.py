@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from tyro.conf import Positional
 
 from vitrail.contracts import VitrailError
 from vitrail.data import BrokenPicture, Preprocess, list_pictures, read_picture
+from vitrail.durable import write_durably
 from vitrail.explanations import AttentionRecord, picture_of
 from vitrail.explanations.figures import save
 from vitrail.explanations.given import attention_layers
@@ -24,8 +26,11 @@ from vitrail.jobs.explain_queries import draw_detector, draw_prompt
 from vitrail.jobs.inference import Hardware, counted
 from vitrail.jobs.merging import MergingSettings, with_merging
 from vitrail.jobs.models import open_model
+from vitrail.jobs.own_folder import own_folder
+from vitrail.jobs.own_names import OwnNames
 from vitrail.jobs.progress import say, track
-from vitrail.jobs.settings import default_out, make_folder
+from vitrail.jobs.prompts import read_points, require_inside
+from vitrail.jobs.settings import make_folder
 from vitrail.models import Backbone, Detr, Sam, VideoTransformer
 from vitrail.weights import Artefact
 
@@ -78,16 +83,22 @@ def explain(config: ExplainConfig) -> list[Explanation]:
     artefact = with_merging(open_model(config.model, config.model_overrides(), online=config.online), config)
     if config.precision == "bf16" and not isinstance(artefact.model, Detr | Sam):
         raise VitrailError("maps of picture encoders are drawn in float32: leave --precision bf16 out")
+    if config.points and not isinstance(artefact.model, Sam):
+        raise VitrailError(
+            f"{config.model} is a {type(artefact.model).__name__}, but only promptable segmenters take --points: "
+            "leave that out"
+        )
     hardware = Hardware.of(config)
     artefact.model.to(hardware.device).eval()
-    out = config.out or default_out("explain", config.source, config.model)
     paths = [Path(path) for path in list_pictures(config.source)]
+    out = config.out or own_folder("explain", config, "source", "model")
     make_folder(out)
     # The frames of a video model's clip are drawn together.
     groups = [paths] if isinstance(artefact.model, VideoTransformer) else [[path] for path in paths]
-    explanations, sections = [], []
+    explanations, sections, own_name = [], [], OwnNames()
     with track("explain", len(groups)) as advance:
-        for folder, group in zip(_folders(out, [group[0] for group in groups]), groups, strict=True):
+        for group in groups:
+            folder = out / own_name(group[0].stem)
             looked = _look_or_skip(config, artefact, hardware, group)
             advance(1)
             if looked is None:
@@ -102,16 +113,6 @@ def explain(config: ExplainConfig) -> list[Explanation]:
     page = write_explanations(title, _facts(config), sections, len(explanations) - len(sections), out)
     say(f"{counted(len(explanations), len(groups))} → {page}")
     return explanations
-
-
-def _folders(out: Path, paths: list[Path]) -> list[Path]:
-    """One folder a picture, by its stem; numbered where stems repeat."""
-    seen: dict[str, int] = {}
-    folders = []
-    for path in paths:
-        count = seen[path.stem] = seen.get(path.stem, 0) + 1
-        folders.append(out / (path.stem if count == 1 else f"{path.stem}-{count}"))
-    return folders
 
 
 def _facts(config: ExplainConfig) -> dict[str, object]:
@@ -142,7 +143,7 @@ def _look(
 ) -> tuple[Entry, AttentionRecord | None]:
     """What is drawn of one picture or clip, and the attention rows behind it where there are any."""
     model = artefact.model
-    bands = 1 if model.in_channels == 1 else 3
+    bands = artefact.preprocess.channels
     if isinstance(model, Detr | Sam):
         if config.kinds:
             raise VitrailError(
@@ -153,7 +154,9 @@ def _look(
         if isinstance(model, Detr):
             drawings = draw_detector(artefact, model, hardware, picture)
         else:
-            drawings = draw_prompt(artefact, model, hardware, picture, _points(config.points))
+            points = read_points(config.points)
+            require_inside(points, "points", picture, paths[0])
+            drawings = draw_prompt(artefact, model, hardware, picture, points)
         return Entry(str(paths[0]), drawings), None
     subject = _subject(config, artefact, hardware, paths)
     drawings, notes = _draw(config, subject)
@@ -206,9 +209,9 @@ def _subject(config: ExplainConfig, artefact: Artefact, hardware: Hardware, path
 
 def _still(config: ExplainConfig, preprocess: Preprocess, model: Backbone, path: Path) -> tuple[Tensor, Image.Image]:
     """A picture as the model's input, and as it sees it."""
-    picture = read_picture(path, 1 if model.in_channels == 1 else 3)
+    picture = read_picture(path, preprocess.channels)
     if config.whole:
-        preprocess = whole_picture(preprocess, picture, model.patch_size)
+        preprocess = preprocess.whole(picture, model.patch_size)
     image = preprocess(picture)
     return image[None], picture_of(image, preprocess.mean, preprocess.std)
 
@@ -221,7 +224,7 @@ def _clip(
     if len(paths) < 2:
         raise VitrailError(f"a video model looks at {count} frames: give a folder of them, in the order of their names")
     chosen = [paths[round(place)] for place in np.linspace(0, len(paths) - 1, count).tolist()]
-    images = torch.stack([preprocess(read_picture(path, 1 if model.in_channels == 1 else 3)) for path in chosen], dim=1)
+    images = torch.stack([preprocess(read_picture(path, preprocess.channels)) for path in chosen], dim=1)
     frames = tuple(picture_of(images[:, first], preprocess.mean, preprocess.std) for first in range(0, count, step))
     return images[None], frames
 
@@ -235,13 +238,6 @@ def _class_number(name: str, artefact: Artefact) -> int:
         return int(name)
     known = ", ".join(artefact.classes[:20]) or f"numbers below {count}" if count else "none: it has no classifier"
     raise VitrailError(f"there is no class {name!r}; there are {known}")
-
-
-def _points(texts: Sequence[str]) -> Tensor:
-    try:
-        return torch.tensor([[float(part) for part in text.split(",")] for text in texts]).reshape(-1, 2)
-    except (ValueError, RuntimeError):
-        raise VitrailError(f"points are X,Y, not {' '.join(texts)}") from None
 
 
 def _answer(artefact: Artefact, subject: Subject) -> str:
@@ -271,19 +267,10 @@ def _write(entry: Entry, attention: AttentionRecord | None, folder: Path) -> tup
     arrays: dict[str, Any] = {}
     for drawing in entry.drawings:
         arrays |= drawing.arrays
-    with (folder / "maps.npz").open("wb") as file:
-        np.savez_compressed(file, **arrays)
+    content = BytesIO()
+    np.savez_compressed(content, **arrays)
+    write_durably(folder / "maps.npz", lambda path: path.write_bytes(content.getvalue()))
     files.append(folder / "maps.npz")
     if attention is not None:
         files.append(attention.to_npz(folder / "attention.npz"))
     return tuple(files)
-
-
-def whole_picture(preprocess: Preprocess, picture: Image.Image, patch: tuple[int, int]) -> Preprocess:
-    """The preprocessing that keeps all of a picture: short side as before, both sides the nearest whole patches."""
-    scale = min(preprocess.size) / min(picture.size)
-    height, width = (
-        max(1, round(side * scale / step)) * step
-        for side, step in zip((picture.height, picture.width), patch, strict=True)
-    )
-    return replace(preprocess, size=(height, width), resize="squash", crop=1.0)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import TypeVar
 
@@ -12,7 +12,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from vitrail.contracts import Batch, VitrailError
-from vitrail.data import BrokenPicture, Loader, Preprocess, Source, TrainTransform, printable
+from vitrail.data import BrokenPicture, Loader, Preprocess, Source, SubsetSource, TrainTransform, printable
 from vitrail.data.loader import NothingLeft
 from vitrail.data.reading import OnError
 from vitrail.engine import Precision, World, choose_precision, resolve_device
@@ -166,6 +166,28 @@ def part_of_job(run: Callable[[], Outputs]) -> Outputs | None:
         return None
     say_skipped(outputs.skipped)
     return outputs
+
+
+@dataclass(frozen=True)
+class Caller:
+    """Pictures to one row each, whichever library computes them.
+
+    Attributes:
+        call: ``(B, C, H, W)`` normalised pictures to one row each.
+        preprocess: from a picture to what ``call`` takes.
+        hardware: where ``call`` runs.
+        key: what the rows depend on besides preprocessing and pictures.
+    """
+
+    call: Callable[[Tensor], Tensor]
+    preprocess: Preprocess
+    hardware: Hardware
+    key: Sequence[object]
+
+    def part(self, source: Source, numbers: Sequence[int], settings: Settings, title: str) -> Outputs | None:
+        """The rows of some pictures of a source, as :func:`part_of_job` gives them."""
+        chosen = SubsetSource(source, numbers)
+        return part_of_job(lambda: run_source(self.call, chosen, self.preprocess, settings, self.hardware, title))
 
 
 def readable(source: Source, indices: Iterable[int], on_error: OnError) -> Iterator[Image.Image]:

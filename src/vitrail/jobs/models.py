@@ -13,6 +13,7 @@ import torch
 from vitrail.contracts import VitrailError
 from vitrail.data import Preprocess
 from vitrail.graphs import is_quantised
+from vitrail.jobs.run import CONFIG, MODEL
 from vitrail.models import Model
 from vitrail.nn.merging_block import MergingBlock
 from vitrail.weights import Artefact, create_model, is_artefact, load_pretrained
@@ -53,20 +54,20 @@ def weights_of(model: str) -> str:
         VitrailError: a run that has not finished, or an 8-bit graph.
     """
     folder = artefact_folder(model)
-    if folder is None and (Path(model) / "config.yaml").is_file():
+    if folder is None and (Path(model) / CONFIG).is_file():
         raise VitrailError(f"{model}: this run has not finished, so it has no model yet; repeat its command to go on")
     return model if folder is None else str(folder)
 
 
 def artefact_folder(model: str) -> Path | None:
-    """The artefact that a folder is, or holds as ``model/`` (a run's), if any.
+    """The artefact that a folder is, or holds as a run does (``model/``), if any.
 
     Raises:
         VitrailError: an 8-bit graph, of which torch makes no model.
     """
     if is_quantised(model):
         raise VitrailError(f"{model} holds an 8-bit graph: predict and embed take it with --backend openvino")
-    return next((folder for folder in (Path(model), Path(model) / "model") if is_artefact(folder)), None)
+    return next((folder for folder in (Path(model), Path(model) / MODEL) if is_artefact(folder)), None)
 
 
 def with_crop(artefact: Artefact, crop: float | None) -> Artefact:

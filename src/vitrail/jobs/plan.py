@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -12,6 +11,7 @@ from rich.table import Table
 from tyro.conf import Positional
 
 from vitrail.contracts import VitrailError
+from vitrail.durable import write_json
 from vitrail.jobs.progress import say
 from vitrail.jobs.settings import ImageSize
 from vitrail.models import config_of
@@ -86,7 +86,7 @@ def plan(config: PlanConfig) -> list[Cost]:
         say(f"cost against resolution → {draw_curves(curves, config.plot)}")
     if config.json is not None:
         content: dict[str, Any] = {"models": [a.to_dict() for a in accounts], "curves": [asdict(c) for c in curves]}
-        _write(config.json, content | ({"times": [asdict(one) for one in times]} if times else {}))
+        write_json(config.json, content | ({"times": [asdict(one) for one in times]} if times else {}))
     return accounts
 
 
@@ -130,11 +130,3 @@ def _show_time(predicted: PredictedTime) -> None:
 
 def _mebi(count: int) -> str:
     return f"{count / 2**20:,.1f} MiB"
-
-
-def _write(path: Path, content: dict[str, Any]) -> None:
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
-    except OSError as error:
-        raise VitrailError(f"{path}: cannot be written ({error.strerror}); name another file") from error

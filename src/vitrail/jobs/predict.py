@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import fields
+from glob import glob
+from pathlib import Path
+from typing import Any
 
 from vitrail.contracts import VitrailError
 from vitrail.graphs import Output, is_quantised
@@ -13,7 +16,7 @@ from vitrail.jobs.inference import Hardware, make_ready
 from vitrail.jobs.merging import with_merging
 from vitrail.jobs.models import open_model
 from vitrail.jobs.predict_classes import predict_classes, predict_classes_by_graph
-from vitrail.jobs.predict_config import PredictConfig
+from vitrail.jobs.predict_config import BoxOptions, ClassOptions, MaskOptions, PredictConfig, WordOptions
 from vitrail.jobs.segment import predict_segmentation
 from vitrail.jobs.settings import make_folder
 from vitrail.jobs.tables import Table
@@ -32,19 +35,13 @@ FORMS: dict[type[Model], Form] = {
 }
 """By the kind of model; the first that fits answers."""
 
-OPTIONS: Sequence[tuple[type[Model], str, Sequence[str]]] = (
-    (DualEncoder, "image-text models", ("labels", "template")),
-    (Detr, "detectors", ("threshold",)),
-    (
-        Sam,
-        "promptable segmenters",
-        (
-            *("points", "point_labels", "boxes", "mask_in", "points_per_side", "mask_quality", "mask_stability"),
-            *("mask_overlap", "crop_layers", "min_region"),
-        ),
-    ),
+OPTIONS: Sequence[tuple[tuple[type[Model], ...], str, type[Any]]] = (
+    ((Backbone, DualEncoder), "classifiers and image-text models", ClassOptions),
+    ((DualEncoder,), "image-text models", WordOptions),
+    ((Detr,), "detectors", BoxOptions),
+    ((Sam,), "promptable segmenters", MaskOptions),
 )
-"""The options of one kind of model alone, and what the kind is called."""
+"""Some kinds of models, what they are called, and the options that they alone take."""
 
 LOGITS: tuple[Output, ...] = ("logits",)
 """What a graph is asked for."""
@@ -57,6 +54,7 @@ def predict(config: PredictConfig) -> Table:
         VitrailError: options of another kind of model, or files that cannot be read or written.
     """
     if config.draw is not None:
+        _require_apart(config.source, config.draw)
         make_folder(config.draw, "--draw")
     if config.backend != "torch" and is_quantised(config.model):
         graph = open_graph(config, config.backend, LOGITS)
@@ -73,6 +71,19 @@ def predict(config: PredictConfig) -> Table:
     return form(config, artefact.with_model(model), hardware)
 
 
+def _require_apart(source: str, drawn: Path) -> None:
+    """Refuse to draw among the pictures: one of that name would be replaced, and the next run would find the others.
+
+    Raises:
+        VitrailError: naming the folder.
+    """
+    folder = drawn.resolve()
+    pictures = [Path(source)] if Path(source).exists() else map(Path, glob(source, recursive=True))  # noqa: PTH207
+    for path in pictures:
+        if folder.is_relative_to(path.resolve()) if path.is_dir() else folder == path.resolve().parent:
+            raise VitrailError(f"{drawn}: lies among the pictures of {source}; give --draw a folder apart from them")
+
+
 def refuse_foreign(config: PredictConfig, kind: type[Model], family: str) -> None:
     """Refuse options that this kind of model would ignore.
 
@@ -84,9 +95,8 @@ def refuse_foreign(config: PredictConfig, kind: type[Model], family: str) -> Non
     Raises:
         VitrailError: naming them, and the kind of model that takes them.
     """
-    defaults = {option.name: option.default for option in fields(config)}
-    for takes, called, names in OPTIONS:
-        given = [name for name in names if vars(config)[name] != defaults[name]]
+    for takes, called, group in OPTIONS:
+        given = [option.name for option in fields(group) if vars(config)[option.name] != option.default]
         if given and not issubclass(kind, takes):
             options = ", ".join(f"--{name.replace('_', '-')}" for name in given)
             raise VitrailError(f"{config.model} is a {family}, but only {called} take {options}: leave that out")

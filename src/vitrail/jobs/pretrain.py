@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
-from vitrail.contracts import Method
+from vitrail.contracts import Method, Progress
 from vitrail.data import Loader, Splits
-from vitrail.engine import GLOBAL_BATCH, FitResult, World, fit, init
-from vitrail.jobs.claim import claim, pictures_digest
+from vitrail.engine import GLOBAL_BATCH, FitResult, World, fit, init, sole_trainer
+from vitrail.jobs.claim import claim, pictures_fingerprint, take
 from vitrail.jobs.embed import FeaturePool
 from vitrail.jobs.inference import Hardware
+from vitrail.jobs.left_out import LeftOut, say_left_out, used
 from vitrail.jobs.models import artefact_folder, open_model, with_crop
 from vitrail.jobs.options import filled, named_values
 from vitrail.jobs.pretrain_config import PretrainConfig
@@ -78,26 +80,37 @@ def pretrain(config: PretrainConfig) -> PretrainResult | None:
     torch.manual_seed(config.seed)
     start = starting_point(config, entry)
     splits = open_pictures(config, world) if entry.opens is None else entry.opens(config, start, options)
-    # Behind the data: a mistaken path starts no run over.
-    world.on_main(lambda: claim("pretrain", config, out, MORE_FREE))
+    reads = (config.data, config.model, *(value for value in asdict(options).values() if isinstance(value, str)))
+    world.on_main(lambda: claim("pretrain", config, out, reads, MORE_FREE))
     parts = Parts(config, out, entry, options, splits, start, entry.build(start, options), world)
     say_once(world, f"{config.data}: {len(splits.train)} pictures to learn from, {len(splits.val)} held out")
-    loader = training_loader(parts)
-    fitted = fit(
-        config.checkpointed(parts.method),
-        loader,
-        config.engine(),
-        out,
-        evaluate=FeatureWatch(splits, entry.plain(start), entry.encoder, feature_pool(start, entry), config, world),
-        observe=album(parts),
-        fingerprint=fingerprint(parts),
-        world=world,
-        tensorboard=config.tensorboard,
-        ways=config.ways(),
-    )
-    return (
-        finish(parts, fitted, loader, fitted.seconds_before + time.perf_counter() - started) if world.is_main else None
-    )
+    loader, shown = training_loader(parts), album(parts)
+    method, same = config.checkpointed(parts.method), fingerprint(parts)
+    watch = FeatureWatch(splits, entry.plain(start), entry.encoder, feature_pool(start, entry), config, world)
+    left_out = LeftOut(out, world, lambda: (*loader.skipped, *watch.skipped))
+
+    def observe(model: nn.Module, progress: Progress) -> None:
+        shown(model, progress)
+        left_out.note()
+
+    with sole_trainer(out, world):
+        take("pretrain", config, out, world)
+        fitted = fit(
+            method,
+            loader,
+            config.engine(),
+            out,
+            evaluate=watch,
+            observe=observe,
+            fingerprint=same,
+            world=world,
+            tensorboard=config.tensorboard,
+            ways=config.ways(),
+        )
+        skipped = left_out.note()
+        if not world.is_main:
+            return None
+        return finish(parts, fitted, loader, skipped, fitted.seconds_before + time.perf_counter() - started)
 
 
 def starting_point(config: PretrainConfig, entry: Pretraining) -> Start:
@@ -135,19 +148,8 @@ def album(parts: Parts) -> Album:
 
 def training_loader(parts: Parts) -> Loader:
     """Shuffled batches of this process, as the method looks at pictures."""
-    config = parts.config
-    return Loader(
-        parts.splits.train,
-        parts.entry.transform(parts.start, parts.options),
-        batch_size=config.micro_batch(parts.world.size),
-        seed=config.seed,
-        workers=config.training_workers,
-        rank=parts.world.rank,
-        world_size=parts.world.size,
-        accumulate=config.accumulate,
-        on_error=config.on_error,
-        cache="auto" if config.cache else False,
-    )
+    transform = parts.entry.transform(parts.start, parts.options)
+    return parts.config.learning_loader(parts.splits.train, transform, parts.world)
 
 
 def fingerprint(parts: Parts) -> dict[str, str]:
@@ -156,14 +158,24 @@ def fingerprint(parts: Parts) -> dict[str, str]:
         GLOBAL_BATCH: str(parts.config.batch_size),
         "method": f"{parts.config.method} {parts.options}",
         "model": f"{parts.config.model} {parts.start.model.config}",
-        "pictures": pictures_digest(parts.splits),
+        **pictures_fingerprint(parts.splits, parts.world),
         "preprocess": str(parts.start.preprocess),
         "augmentation": str(parts.start.augment),
     }
 
 
-def finish(parts: Parts, fitted: FitResult, loader: Loader, seconds: float) -> PretrainResult:
-    """Keep the encoder, write figures and report."""
+def finish(
+    parts: Parts, fitted: FitResult, loader: Loader, left_out: Mapping[str, str], seconds: float
+) -> PretrainResult:
+    """Keep the encoder, write figures and report.
+
+    Args:
+        parts: what the run was made of.
+        fitted: what came out of it.
+        loader: of the training batches.
+        left_out: broken pictures, and what is wrong with each.
+        seconds: that the run took.
+    """
     config, out = parts.config, parts.out
     hardware = Hardware.of(config, parts.world)
     assert isinstance(fitted.model, Model)
@@ -173,12 +185,12 @@ def finish(parts: Parts, fitted: FitResult, loader: Loader, seconds: float) -> P
     artefact.save_pretrained(out / MODEL)
     facts = {
         **fitted.metrics,
-        "pictures": {"train": len(parts.splits.train), "val": len(parts.splits.val)},
+        "pictures": used(parts.splits, left_out),
         "epochs": config.epochs,
         "steps": fitted.steps,
         "seconds": round(seconds, 1),
         "resumed": fitted.resumed,
-        "skipped": [list(item) for item in loader.skipped],
+        "skipped": [list(item) for item in left_out.items()],
         "command": command_line("pretrain", out),
         "environment": environment(hardware.device, hardware.precision.reason),
     }
@@ -186,6 +198,7 @@ def finish(parts: Parts, fitted: FitResult, loader: Loader, seconds: float) -> P
     if config.report:
         report = report_pretraining(config, out, parts.splits.train.classes, parts.start.preprocess, loader, facts)
     write_metrics(out, facts)
+    say_left_out(parts.splits, left_out, facts["pictures"])
     measured = "  ".join(f"{name} {value:.4g}" for name, value in fitted.metrics.items())
     say(f"{measured or 'done'}, {seconds:.0f} s")
     say(f"model {out / MODEL}" + (f", report {report}" if report else ""))

@@ -14,6 +14,7 @@ from tyro.conf import Positional
 
 from vitrail.contracts import VitrailError
 from vitrail.data import Source, open_data
+from vitrail.durable import write_durably
 from vitrail.jobs.bulk import fingerprint
 from vitrail.jobs.embed import FeaturePool, FeatureVector
 from vitrail.jobs.few_labels import with_few_labels
@@ -123,9 +124,7 @@ def cached_features(
     if (outputs.labels < 0).any():
         raise VitrailError(f"{config.data}: probing needs labelled pictures")
     tensors = {"values": outputs.values, "labels": outputs.labels, "indices": outputs.indices}
-    temporary = file.with_suffix(".tmp")
-    save_file(tensors, temporary, metadata={"key": key})
-    temporary.replace(file)
+    write_durably(file, lambda path: save_file(tensors, path, metadata={"key": key}))
     return outputs
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -11,14 +10,14 @@ from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from vitrail.engine import World
+from vitrail.engine import World, stderr_console
 
 LINE_EVERY_S = 5.0
 
 
 def say(text: str) -> None:
     """One line for the user, on standard error: standard output is for results."""
-    Console(file=sys.stderr, soft_wrap=True, highlight=False).print(escape(text))
+    stderr_console(soft_wrap=True).print(escape(text))
 
 
 def say_once(world: World, text: str) -> None:
@@ -35,7 +34,7 @@ def track(title: str, total: int) -> Iterator[Callable[[int], None]]:
         title: what is being done.
         total: pictures in all.
     """
-    console = Console(file=sys.stderr)
+    console = stderr_console()
     if console.is_terminal:
         with _bar(console) as bar:
             task = bar.add_task(title, total=total, speed="")

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import platform
 import re
 import shlex
 import sys
@@ -16,9 +14,10 @@ from typing import Any
 import torch
 
 from vitrail.contracts import VitrailError
-from vitrail.jobs.settings import Settings, write_config
+from vitrail.durable import write_durably
+from vitrail.jobs.settings import Settings, make_folder, write_config
 
-CONFIG, METRICS, MODEL, PICTURES = "config.yaml", "metrics.json", "model", "pictures"
+CONFIG, METRICS, MODEL, PICTURES, LEFT_OUT = "config.yaml", "metrics.json", "model", "pictures", "left_out.json"
 _MADE_BY = re.compile(r"# Repeat with: vitrail (\S+) ")
 
 
@@ -29,13 +28,8 @@ def open_run(verb: str, config: Settings, out: Path) -> Path:
         VitrailError: the folder cannot be made or written, is a file, or holds something else than a run of this verb.
     """
     require_own(verb, out)
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-        write_config(verb, config, out / CONFIG)
-    except OSError as error:
-        raise VitrailError(
-            f"{out}: the run folder cannot be written ({error.strerror}); give another with --out"
-        ) from error
+    make_folder(out)
+    write_config(verb, config, out / CONFIG)
     return out
 
 
@@ -75,21 +69,26 @@ def same_data(one: object, other: object) -> bool:
 
 
 def write_metrics(out: Path, values: Mapping[str, Any]) -> None:
-    """``metrics.json``, whole or not at all."""
-    temporary = out / f".{METRICS}.{os.getpid()}"
-    temporary.write_text(json.dumps(values, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-    temporary.replace(out / METRICS)
+    """``metrics.json``, whole or not at all.
+
+    Raises:
+        VitrailError: it cannot be written.
+    """
+    text = json.dumps(values, indent=2, ensure_ascii=False) + "\n"
+    # Of names of pictures that are no text, JSON's own escapes come out.
+    write_durably(out / METRICS, lambda path: path.write_text(text, encoding="utf-8", errors="backslashreplace"))
 
 
 def environment(device: torch.device, precision_reason: str) -> dict[str, str]:
     """What a reader needs to judge the figures: versions and machine."""
-    gpu = f", {torch.cuda.get_device_name(device)}" if device.type == "cuda" else ""
+    # Here, since what draws benchmarks comes along, for which most verbs need not wait.
+    from vitrail.speed.bench.machine import machine
+
     return {
         "vitrail": version("vitrail"),
         "torch": torch.__version__,
         "torchvision": version("torchvision"),
-        "python": platform.python_version(),
-        "machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores{gpu}",
+        "machine": machine(),
         "device": str(device),
         "precision": precision_reason,
         "threads": str(torch.get_num_threads()),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,21 +9,24 @@ from pathlib import Path
 import matplotlib.colors
 import numpy as np
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool
 from PIL import Image
-from torch import Tensor
 from torchvision.utils import draw_bounding_boxes, draw_keypoints, draw_segmentation_masks
 
 from vitrail.contracts import VitrailError
-from vitrail.data import BrokenPicture, list_pictures, printable, read_picture, to_picture, to_pixels
+from vitrail.data import BrokenPicture, list_pictures, read_picture, to_picture, to_pixels
+from vitrail.durable import write_durably
 from vitrail.jobs.bulk import fingerprint, run_in_parts
 from vitrail.jobs.inference import Hardware
 from vitrail.jobs.mask_generator import GeneratorSettings, generate_masks, stability
 from vitrail.jobs.models import weights_digest
+from vitrail.jobs.own_folder import own_folder
+from vitrail.jobs.own_names import OwnNames
 from vitrail.jobs.predict_config import PredictConfig
 from vitrail.jobs.progress import say, track
+from vitrail.jobs.prompts import Prompts, read_prompts, require_fitting
 from vitrail.jobs.segmenter import Segmenter
-from vitrail.jobs.settings import default_out, make_folder
+from vitrail.jobs.settings import make_folder
 from vitrail.jobs.tables import Row, Table, picture_name
 from vitrail.models import Sam
 from vitrail.weights import Artefact
@@ -32,39 +34,6 @@ from vitrail.weights import Artefact
 TABLE = "masks.jsonl"
 COLOURS = [matplotlib.colors.to_hex(matplotlib.colormaps["tab20"](number)) for number in range(20)]
 OPAQUE = 0.55
-
-
-@dataclass(frozen=True)
-class Prompts:
-    """What is asked of every picture, in its own pixels; one prompt a row.
-
-    Attributes:
-        points: ``(P, N, 2)`` as ``(x, y)``.
-        labels: 1 on the object, 0 beside it.
-        boxes: ``(x0, y0, x1, y1)``.
-        mask: from 0 outside to 1 inside, on the picture's pixels.
-    """
-
-    points: Float[Tensor, "p n 2"] | None = None
-    labels: Int[Tensor, "p n"] | None = None
-    boxes: Float[Tensor, "p 4"] | None = None
-    mask: Float[Tensor, "1 height width"] | None = None
-
-    @property
-    def empty(self) -> bool:
-        """Whether nothing is asked: then everything is."""
-        return self.points is None and self.boxes is None and self.mask is None
-
-    @property
-    def mask_digest(self) -> str:
-        """A fingerprint of the rough mask, empty when there is none."""
-        return "" if self.mask is None else hashlib.sha256(self.mask.numpy().tobytes()).hexdigest()
-
-    @property
-    def ambiguous(self) -> bool:
-        """Whether a prompt may mean a part as well as the whole: a single click and nothing else."""
-        alone = self.boxes is None and self.mask is None
-        return alone and self.points is not None and self.points.shape[1] == 1
 
 
 @dataclass(frozen=True)
@@ -82,46 +51,6 @@ class Mask:
     drawn: bool = True
 
 
-def read_prompts(config: PredictConfig) -> Prompts:
-    """The options as numbers. Several boxes are several objects; all points belong to one.
-
-    Raises:
-        VitrailError: numbers that cannot be read, labels that do not fit, or points beside several boxes.
-    """
-    points = [_numbers(text, 2, "points") for text in config.points]
-    boxes = [_numbers(text, 4, "boxes") for text in config.boxes]
-    labels = list(config.point_labels) or [1] * len(points)
-    if len(labels) != len(points):
-        raise VitrailError(f"point_labels: {len(labels)} labels for {len(points)} points")
-    if not set(labels) <= {0, 1}:
-        raise VitrailError(f"point_labels must be 1 (on the object) or 0 (beside it), not {config.point_labels}")
-    if len(boxes) > 1 and (points or config.mask_in):
-        raise VitrailError("points or a mask go with one box at most: several boxes are several objects")
-    for left, top, right, bottom in boxes:
-        if right <= left or bottom <= top:
-            box = f"{left:g},{top:g},{right:g},{bottom:g}"
-            raise VitrailError(f"boxes are X0,Y0,X1,Y1 with X0 < X1 and Y0 < Y1, not {box}")
-    mask = None
-    if config.mask_in is not None:
-        mask = to_pixels(read_picture(config.mask_in, channels=1)).float() / 255
-    return Prompts(
-        torch.tensor([points]) if points else None,
-        torch.tensor([labels]) if points else None,
-        torch.tensor(boxes) if boxes else None,
-        mask,
-    )
-
-
-def _numbers(text: str, count: int, option: str) -> list[float]:
-    try:
-        numbers = [float(part) for part in text.split(",")]
-    except ValueError:
-        numbers = []
-    if len(numbers) != count or not np.isfinite(numbers).all():
-        raise VitrailError(f"{option}: {count} numbers with commas between them are wanted, not {text!r}")
-    return numbers
-
-
 @dataclass(frozen=True)
 class Asking:
     """One run: who is asked, what, and where the answers go."""
@@ -137,13 +66,13 @@ class Asking:
     def answer(self, path: Path, folder: str) -> list[Row] | None:
         """The rows of one picture, whose masks are written and drawn; None for a broken one that is skipped."""
         try:
-            picture = read_picture(path, 1 if self.model.in_channels == 1 else 3)
+            picture = read_picture(path, self.artefact.preprocess.channels)
         except BrokenPicture as error:
             if self.config.on_error == "raise":
                 raise
             say(f"skipped {error}")
             return None
-        _require_inside(self.prompts, picture, path)
+        require_fitting(self.prompts, picture, path)
         masks = _everything(self, picture) if self.prompts.empty else _prompted(self.see(picture), self.prompts)
         if self.config.draw is not None:
             _draw(picture, masks, self.prompts, self.config.draw / f"{folder}.png")
@@ -156,7 +85,9 @@ class Asking:
     def _row(self, mask: Mask, path: Path, name: str) -> Row:
         file = self.out / name
         make_folder(file.parent)
-        Image.fromarray(mask.pixels.astype(np.uint8) * 255).save(file)
+        picture = Image.fromarray(mask.pixels.astype(np.uint8) * 255)
+        # The part of the table that names it is safe on the disk, too.
+        write_durably(file, lambda path: picture.save(path, "PNG"))
         rows, columns = (np.flatnonzero(mask.pixels.any(axis=axis)) for axis in (1, 0))
         box = [columns[0], rows[0], columns[-1] + 1, rows[-1] + 1] if len(rows) else [0, 0, 0, 0]
         area = int(mask.pixels.sum())
@@ -180,11 +111,12 @@ def predict_segmentation(config: PredictConfig, artefact: Artefact, hardware: Ha
     if not isinstance(model, Sam):
         raise VitrailError(f"{config.model}: a {type(model).__name__} takes no prompts")
     prompts, settings = read_prompts(config), _settings(config)
-    out = config.out or default_out("predict", config.source, config.model)
-    if out.suffix:
-        raise VitrailError(f"{out}: masks go into a folder: leave {out.suffix} away")
     paths = list_pictures(config.source)
-    folders = _folders(paths)
+    if config.out and config.out.suffix:
+        raise VitrailError(f"{config.out}: masks go into a folder: leave {config.out.suffix} away")
+    out = config.out or own_folder("predict", config, "source", "model")
+    own_name = OwnNames()
+    folders = [own_name(picture_name(path.stem)) for path in paths]
     asking = Asking(config, model, artefact, hardware, prompts, settings, out)
     asked = (config.points, config.point_labels, config.boxes, prompts.mask_digest, settings)
     key = fingerprint(weights_digest(model), artefact.preprocess, hardware.form, asked)
@@ -211,29 +143,6 @@ def _settings(config: PredictConfig) -> GeneratorSettings:
         crop_layers=config.crop_layers,
         min_region=config.min_region,
     )
-
-
-def _folders(paths: Sequence[Path]) -> list[str]:
-    """A folder a picture, by its stem as the table can hold it; numbered where stems repeat."""
-    seen: dict[str, int] = {}
-    names = []
-    for path in paths:
-        stem = picture_name(path.stem)
-        count = seen[stem] = seen.get(stem, 0) + 1
-        names.append(stem if count == 1 else f"{stem}-{count}")
-    return names
-
-
-def _require_inside(prompts: Prompts, picture: Image.Image, path: Path) -> None:
-    """Refuse prompts that have no sense on this picture."""
-    name, limits = printable(str(path)), torch.tensor([picture.width, picture.height])
-    for what, places in (("points", prompts.points), ("boxes", prompts.boxes)):
-        corners = None if places is None else places.unflatten(-1, (-1, 2))
-        if corners is not None and not bool(((corners >= 0) & (corners <= limits)).all()):
-            raise VitrailError(f"{name}: {what} lie outside its {picture.width}x{picture.height} pixels")
-    if prompts.mask is not None and tuple(prompts.mask.shape[1:]) != (picture.height, picture.width):
-        height, width = prompts.mask.shape[1:]
-        raise VitrailError(f"{name}: is {picture.width}x{picture.height}, but the mask {width}x{height}")
 
 
 def _prompted(segmenter: Segmenter, prompts: Prompts) -> list[Mask]:
@@ -285,4 +194,4 @@ def _draw(picture: Image.Image, masks: Sequence[Mask], prompts: Prompts, file: P
             if len(chosen):
                 image = draw_keypoints(image, chosen[:, None], colors=colour, radius=2 * size)
     make_folder(file.parent, "--draw")
-    to_picture(image).save(file)
+    write_durably(file, lambda path: to_picture(image).save(path, "PNG"))

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import os
 import shlex
+from collections.abc import Mapping
 from dataclasses import MISSING, asdict, dataclass, fields
+from glob import has_magic
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Literal
 
 import torch
 import yaml
 
 from vitrail.contracts import VitrailError
+from vitrail.durable import write_durably
 
 ImageSize = int | tuple[int, int]
 Precision = Literal["auto", "fp32", "bf16"]
@@ -82,10 +86,15 @@ class Settings:
         return {name: value for name, value in named.items() if value is not None}
 
 
+ACTION: Mapping[str, bool] = MappingProxyType({"action": True})
+"""Marks, as its metadata, a field that says what one start is to do and not what the run is: it is never stored."""
+
+
 def to_plain(config: Settings) -> dict[str, Any]:
-    """A config as plain YAML values, without those that stand at their defaults."""
+    """A config as plain YAML values, without those that stand at their defaults and :data:`ACTION` fields."""
     defaults = {f.name: f.default for f in fields(config) if f.default is not MISSING}
-    values = asdict(config)
+    actions = {f.name for f in fields(config) if f.metadata == ACTION}
+    values = {name: value for name, value in asdict(config).items() if name not in actions}
     return {
         name: str(value) if isinstance(value, Path) else list(value) if isinstance(value, tuple) else value
         for name, value in values.items()
@@ -94,24 +103,42 @@ def to_plain(config: Settings) -> dict[str, Any]:
 
 
 def write_config(verb: str, config: Settings, path: Path) -> None:
-    """The file that repeats a run: ``vitrail VERB --config FILE``."""
+    """The file that repeats a run: ``vitrail VERB --config FILE``; whole or not at all.
+
+    Raises:
+        VitrailError: it cannot be written.
+    """
     header = f"# Repeat with: vitrail {verb} --config {shlex.quote(str(path))}\n"
-    path.write_text(header + yaml.safe_dump(to_plain(config), sort_keys=False, allow_unicode=True), encoding="utf-8")
+    text = header + yaml.safe_dump(to_plain(config), sort_keys=False, allow_unicode=True)
+    write_durably(path, lambda file: file.write_text(text, encoding="utf-8"))
 
 
 def read_config(path: Path) -> dict[str, Any]:
     """The values of a config file.
 
     Raises:
-        VitrailError: not a readable YAML mapping.
+        VitrailError: not a readable YAML mapping, or one that gives an option twice.
     """
     try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+        text = path.read_text(encoding="utf-8")
+        _refuse_repeated(yaml.compose(text, yaml.SafeLoader), path)
+        values = yaml.safe_load(text)
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise VitrailError(f"{path}: cannot be read as a config ({error})") from error
     if not isinstance(values, dict):
         raise VitrailError(f"{path}: a config is a list of 'name: value' lines, this is {type(values).__name__}")
     return values
+
+
+def _refuse_repeated(document: yaml.Node | None, path: Path) -> None:
+    """YAML's own reader takes the last of several lines for one option, and is silent about the others."""
+    lines: dict[str, int] = {}
+    for key, _ in document.value if isinstance(document, yaml.MappingNode) else ():
+        line = key.start_mark.line + 1
+        if isinstance(key, yaml.ScalarNode) and lines.setdefault(key.value, line) != line:
+            raise VitrailError(
+                f"{path}: {key.value} is given twice, in line {lines[key.value]} and in line {line}: remove one of them"
+            )
 
 
 def make_folder(folder: Path, option: str = "--out") -> None:
@@ -134,6 +161,12 @@ def make_folder(folder: Path, option: str = "--out") -> None:
 
 
 def default_out(verb: str, *parts: str) -> Path:
-    """``runs/verb-part-part`` with everything that does not belong in a file name replaced."""
-    safe = ["".join(c if c.isalnum() or c in "._-" else "-" for c in Path(part).name) for part in parts]
+    """``runs/verb-part-part``: of a path its last name, after the folder's where that says little (a glob, a run's
+    ``model``), and everything that does not belong in a file name replaced.
+
+    Different parts may have one name: who must not write over another's results looks who is there.
+    """
+    paths = [Path(part) for part in parts]
+    names = ["-".join(path.parts[-2:]) if path.name == "model" or has_magic(path.name) else path.name for path in paths]
+    safe = ["".join(c if c.isalnum() or c in "._-" else "-" for c in name) for name in names]
     return Path("runs") / "-".join([verb, *(part for part in safe if part)])

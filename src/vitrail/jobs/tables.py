@@ -6,7 +6,6 @@ import csv
 import json
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
 from importlib.util import find_spec
 from itertools import islice
 from pathlib import Path
@@ -16,6 +15,7 @@ import numpy as np
 
 from vitrail.contracts import VitrailError
 from vitrail.data import printable
+from vitrail.durable import write_result
 
 Row = dict[str, Any]
 """Values by column: text, numbers, lists of one length, or vectors (numpy, one dimension). Pictures are named by
@@ -48,19 +48,6 @@ def paths_of(rows: Iterable[Row], paths: Iterable[str]) -> Iterator[tuple[Row, s
     rest = iter(paths)
     for row in rows:
         yield row, next(path for path in rest if picture_name(path) == row["name"])
-
-
-@contextmanager
-def writing(path: Path) -> Iterator[None]:
-    """While a file is written: what goes wrong becomes a message that names it.
-
-    Raises:
-        VitrailError: the file cannot be written.
-    """
-    try:
-        yield
-    except OSError as error:
-        raise VitrailError(f"{path}: cannot be written ({error.strerror or error})") from error
 
 
 class TableFormat(ABC):
@@ -243,11 +230,7 @@ def write_table(parts: Parts, path: Path) -> Table:
         VitrailError: it cannot be written.
     """
     check_table_name(path)
-    temporary = path.with_name(f".{path.stem}.part{path.suffix}")
-    with writing(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        FORMATS[path.suffix].write(parts, temporary)
-        temporary.replace(path)
+    write_result(path, lambda temporary: FORMATS[path.suffix].write(parts, temporary))
     sample: Row = {}
     length = 0
     for part in parts:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,12 +11,13 @@ import torch
 
 from vitrail.contracts import Method
 from vitrail.data import Loader, Preprocess, Splits, TrainTransform, open_data
-from vitrail.engine import GLOBAL_BATCH, FitResult, World, fit, init, resolve_device
-from vitrail.jobs.claim import begun, claim, pictures_digest
+from vitrail.engine import GLOBAL_BATCH, FitResult, World, fit, init, resolve_device, sole_trainer
+from vitrail.jobs.claim import begun, claim, pictures_fingerprint, take
 from vitrail.jobs.few_labels import with_few_labels
 from vitrail.jobs.head_start import start_head_from_file, start_head_from_probe
 from vitrail.jobs.held_out import HeldOut
 from vitrail.jobs.inference import Hardware, Outputs, classifier, run_source
+from vitrail.jobs.left_out import LeftOut, say_left_out, used
 from vitrail.jobs.models import open_model, weights_digest, with_crop
 from vitrail.jobs.progress import say, say_once
 from vitrail.jobs.run import MODEL, command_line, environment, write_metrics
@@ -75,29 +77,35 @@ def train(config: TrainConfig) -> TrainResult | None:
     torch.manual_seed(config.seed)
     splits = open_data(config.data, val_fraction=config.val_fraction, seed=config.split_seed, online=config.online)
     splits = with_few_labels(splits, config.train_limit, config.shots, config.seed)
-    # Behind the data: a mistaken path starts no run over.
-    world.on_main(lambda: claim("train", config, out, (*FREE, "compare")))
+    reads = (config.data, config.model, config.teacher, config.head)
+    world.on_main(lambda: claim("train", config, out, reads, (*FREE, "compare")))
     model, preprocess = starting_model(config, splits.train.classes)
     parts = Parts(config, out, splits, model, preprocess, teacher_for(config, splits.train.classes, preprocess), world)
-    if config.head != "fresh" and not begun(out):
+    if config.head != "fresh" and not begun(config, out):
         _start_head(parts)
     loader = training_loader(parts)
-    measured = held_out(parts)
+    measured, left_out = held_out(parts), LeftOut(out, world, lambda: loader.skipped)
     say_once(world, f"{config.data}: {len(splits.train)} pictures to train on, {len(splits.val)} held out")
-    fitted = fit(
-        config.checkpointed(objective(parts)),
-        loader,
-        config.engine(),
-        out,
-        evaluate=measured,
-        fingerprint=fingerprint(parts),
-        world=world,
-        tensorboard=config.tensorboard,
-        ways=config.ways(),
-    )
-    if not world.is_main:
-        return None
-    return finish(parts, fitted, loader, measured.latest, fitted.seconds_before + time.perf_counter() - started)
+    method, same = config.checkpointed(objective(parts)), fingerprint(parts)
+    with sole_trainer(out, world):
+        take("train", config, out, world)
+        fitted = fit(
+            method,
+            loader,
+            config.engine(),
+            out,
+            evaluate=measured,
+            observe=lambda model, progress: left_out.note(),
+            fingerprint=same,
+            world=world,
+            tensorboard=config.tensorboard,
+            ways=config.ways(),
+        )
+        skipped = left_out.note()
+        if not world.is_main:
+            return None
+        seconds = fitted.seconds_before + time.perf_counter() - started
+        return finish(parts, fitted, loader, measured.latest, skipped, seconds)
 
 
 def starting_model(config: TrainConfig, classes: tuple[str, ...]) -> tuple[Backbone, Preprocess]:
@@ -141,45 +149,26 @@ def _start_head(parts: Parts) -> None:
 def training_loader(parts: Parts) -> Loader:
     """Shuffled, augmented, mixed batches of this process."""
     config = parts.config
-    return Loader(
+    return config.learning_loader(
         parts.splits.train,
         TrainTransform(parts.preprocess, config.augment()),
-        batch_size=config.micro_batch(parts.world.size),
-        seed=config.seed,
-        workers=config.training_workers,
-        mixing=config.mixing(len(parts.classes)),
-        rank=parts.world.rank,
-        world_size=parts.world.size,
-        accumulate=config.accumulate,
-        on_error=config.on_error,
-        cache="auto" if config.cache else False,
+        parts.world,
+        config.mixing(len(parts.classes)),
         soft_labels=config.soft_labels,
     )
 
 
 def held_out(parts: Parts) -> HeldOut:
     """This process's share of the held-out pictures, as evaluation sees them."""
-    config, world = parts.config, parts.world
-    loader = Loader(
-        parts.splits.val,
-        TrainTransform(parts.preprocess, None),
-        batch_size=config.micro_batch(world.size),
-        seed=config.seed,
-        shuffle=False,
-        drop_last=False,
-        workers=config.training_workers,
-        rank=world.rank,
-        world_size=world.size,
-        on_error=config.on_error,
-        cache="auto" if config.cache else False,
-    )
-    return HeldOut(loader, resolve_device(config.device, world), world)
+    config, plain = parts.config, TrainTransform(parts.preprocess, None)
+    loader = config.measuring_loader(parts.splits.val, plain, parts.world, config.training_workers)
+    return HeldOut(loader, resolve_device(config.device, parts.world), parts.world)
 
 
 def fingerprint(parts: Parts) -> dict[str, str]:
     """What must be the same for a run to be gone on with, besides the engine's own settings."""
     config = parts.config
-    pictures = pictures_digest(parts.splits, parts.splits.train.probabilities if config.soft_labels else None)
+    probabilities = parts.splits.train.probabilities if config.soft_labels else None
     taught = {}
     if parts.teacher is not None:
         taught = {"teacher": f"{weights_digest(parts.teacher.model)} {parts.teacher.own} {config.distill()}"}
@@ -189,14 +178,21 @@ def fingerprint(parts: Parts) -> dict[str, str]:
         "model": f"{config.model} {parts.model.config}",
         "tuning": f"{config.head} {config.tune} {config.tune_blocks} {config.lora_rank} {config.lora_alpha}",
         "classes": ", ".join(parts.classes),
-        "pictures": pictures,
+        **pictures_fingerprint(parts.splits, parts.world, probabilities),
         "preprocess": str(parts.preprocess),
         "augmentation": str(config.augment()),
         "mixing": f"{config.mixup} {config.cutmix} {config.mix_prob} {config.smoothing}",
     }
 
 
-def finish(parts: Parts, fitted: FitResult, loader: Loader, outputs: Outputs | None, seconds: float) -> TrainResult:
+def finish(
+    parts: Parts,
+    fitted: FitResult,
+    loader: Loader,
+    outputs: Outputs | None,
+    left_out: Mapping[str, str],
+    seconds: float,
+) -> TrainResult:
     """Keep the model, measure it on the held-out pictures, write figures and report.
 
     Args:
@@ -204,6 +200,7 @@ def finish(parts: Parts, fitted: FitResult, loader: Loader, outputs: Outputs | N
         fitted: what came out of it.
         loader: of the training batches.
         outputs: what the model said of the held-out pictures; None where it has not been asked about all of them.
+        left_out: broken pictures, and what is wrong with each.
         seconds: that the run took.
     """
     config, out = parts.config, parts.out
@@ -216,16 +213,16 @@ def finish(parts: Parts, fitted: FitResult, loader: Loader, outputs: Outputs | N
         model = classifier(fitted.model)
         outputs = run_source(model, parts.splits.val, parts.preprocess, config, hardware, "evaluate")
     scores = score_classifier(outputs.values, outputs.labels, parts.classes)
-    skipped = [list(item) for item in (*loader.skipped, *outputs.skipped)]
+    left_out = {**left_out, **dict(outputs.skipped)}
     facts = {
         **scores.headline(),
-        "pictures": {"train": len(parts.splits.train), "val": len(parts.splits.val)},
+        "pictures": {**used(parts.splits, left_out), "val": len(outputs.names)},
         "epochs": config.epochs,
         "steps": fitted.steps,
         "seconds": round(seconds, 1),
         "resumed": fitted.resumed,
         "confusion": scores.confusion.tolist(),
-        "skipped": skipped,
+        "skipped": [list(item) for item in left_out.items()],
         "command": command_line("train", out),
         "environment": environment(hardware.device, hardware.precision.reason),
     }
@@ -233,6 +230,7 @@ def finish(parts: Parts, fitted: FitResult, loader: Loader, outputs: Outputs | N
     if config.report:
         report = report_run(config, out, parts.splits, artefact, scores, outputs, loader, facts)
     write_metrics(out, facts)
+    say_left_out(parts.splits, left_out, facts["pictures"])
     say(f"accuracy {100 * scores.accuracy:.2f} % on {len(outputs.names)} held-out pictures, {seconds:.0f} s")
     say(f"model {out / MODEL}" + (f", report {report}" if report else ""))
     return TrainResult(out, scores, artefact, report)

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from vitrail.contracts import Batch
 from vitrail.data import Loader, Splits
+from vitrail.engine import METRICS_TABLE
 from vitrail.explanations import attention_maps, picture_of
 from vitrail.explanations.record import attention_layers
 from vitrail.jobs.comparison import Comparison
@@ -56,7 +57,7 @@ def report_run(
         classes=classes,
         headline=_headline(config, scores, facts),
         comparison=_comparison(config, scores),
-        metrics=out / "metrics.csv",
+        metrics=out / METRICS_TABLE,
         confusion=scores.confusion,
         per_class=scores.per_class,
         first_batch=first_batch(loader, lambda batch: _captions(batch, classes, config.smoothing), preprocess),
@@ -72,10 +73,7 @@ def _headline(config: TrainConfig, scores: ClassificationScores, facts: Mapping[
     if scores.auroc is not None:
         figures.append(Headline("AUROC", f"{scores.auroc:.4f}", "mean over the classes"))
     figures.append(Headline("Macro F1", f"{100 * scores.macro_f1:.2f} %", "mean over the classes"))
-    minutes = facts["seconds"] / 60
-    figures.append(
-        Headline("Time", f"{minutes:.1f} min", f"{config.epochs} epochs, {facts['pictures']['train']:,} pictures")
-    )
+    figures.append(Headline.time(facts["seconds"], config.epochs, facts["pictures"]["train"]))
     return figures
 
 

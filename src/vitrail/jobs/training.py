@@ -3,24 +3,26 @@
 from __future__ import annotations
 
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, field
+from typing import Any, Literal
 
 import torch
 from tyro.conf import Positional
 
 from vitrail.building import Unavailable
 from vitrail.contracts import Method, VitrailError
-from vitrail.engine import USUAL, EngineConfig
+from vitrail.data import Loader, Mixing, Source
+from vitrail.data.reading import PictureTransform
+from vitrail.engine import USUAL, EngineConfig, World
 from vitrail.jobs.options import named_values
-from vitrail.jobs.settings import Settings
+from vitrail.jobs.settings import ACTION, Settings
 from vitrail.nn.attention import attention_kernel
 from vitrail.nn.encoder import recompute_blocks
 from vitrail.speed.native import attention_to_learn_with, native
 
 FREE = (
     *("workers", "cache", "device", "eval_every", "log_every", "checkpoint_every_s", "tensorboard"),
-    *("report", "fresh", "checkpoint_blocks", "accumulate"),
+    *("report", "checkpoint_blocks", "accumulate"),
 )
 """Options that may differ when a run goes on: they change no result, or (accumulate) no more than another number of
 processes does, of which the engine warns."""
@@ -126,8 +128,13 @@ class Training(Settings):
     """Write TensorBoard events too (extra: track)."""
     report: bool = True
     """Write report.html at the end."""
-    fresh: bool = False
+    fresh: bool = field(default=False, metadata=ACTION)
     """Start over: forget the checkpoints and results of an earlier run in --out."""
+
+    def __post_init__(self) -> None:
+        """Refuse what the engine would otherwise refuse after the model was made."""
+        super().__post_init__()
+        self.engine()
 
     def options(self) -> dict[str, Any]:
         """Every field of the architecture that this config sets."""
@@ -184,3 +191,65 @@ class Training(Settings):
                 f"processes ({world_size}) x accumulate ({self.accumulate})"
             )
         return self.batch_size // parts
+
+    def learning_loader(
+        self,
+        source: Source,
+        transform: PictureTransform,
+        world: World,
+        mixing: Mixing | None = None,
+        *,
+        soft_labels: bool = False,
+    ) -> Loader:
+        """Shuffled batches of this process, to learn from.
+
+        Args:
+            source: the training pictures.
+            transform: how one is looked at.
+            world: the processes that train together.
+            mixing: what is done to a batch as a whole.
+            soft_labels: batches carry the source's class probabilities.
+
+        Raises:
+            VitrailError: the batch does not divide, or is larger than the source.
+        """
+        return Loader(
+            source,
+            transform,
+            batch_size=self.micro_batch(world.size),
+            seed=self.seed,
+            workers=self.training_workers,
+            mixing=mixing,
+            rank=world.rank,
+            world_size=world.size,
+            accumulate=self.accumulate,
+            on_error=self.on_error,
+            cache=self._cache,
+            soft_labels=soft_labels,
+        )
+
+    def measuring_loader(self, source: Source, transform: PictureTransform, world: World, workers: int = 0) -> Loader:
+        """This process's share of pictures to measure with, each once.
+
+        Args:
+            source: the pictures.
+            transform: how one is looked at.
+            world: the processes that train together.
+            workers: processes that read.
+        """
+        return Loader(
+            source,
+            transform,
+            batch_size=self.micro_batch(world.size),
+            shuffle=False,
+            drop_last=False,
+            workers=workers,
+            rank=world.rank,
+            world_size=world.size,
+            on_error=self.on_error,
+            cache=self._cache,
+        )
+
+    @property
+    def _cache(self) -> Literal["auto", False]:
+        return "auto" if self.cache else False

@@ -13,9 +13,9 @@ from torch import Tensor
 from vitrail.contracts import VitrailError
 from vitrail.data import TextTokenizer
 from vitrail.jobs.backend import graph_of
-from vitrail.jobs.inference import Hardware
+from vitrail.jobs.inference import Caller, Hardware
 from vitrail.jobs.models import weights_digest
-from vitrail.jobs.predict_classes import Answers, write_answers
+from vitrail.jobs.predict_classes import write_answers
 from vitrail.jobs.predict_config import PredictConfig
 from vitrail.jobs.tables import Table
 from vitrail.models import DualEncoder, DualEncoderConfig
@@ -47,7 +47,7 @@ def predict_zero_shot(config: PredictConfig, artefact: Artefact, hardware: Hardw
         return model.probabilities(model.logits(embedded, classes))
 
     key = (*key, *config.labels, *config.template, *sorted(artefact.files.items()))
-    return write_answers(config, Answers(call, config.labels, artefact.preprocess, hardware, key))
+    return write_answers(config, Caller(call, artefact.preprocess, hardware, key), config.labels)
 
 
 def tokenizer_of(artefact: Artefact, model: DualEncoder) -> TextTokenizer:

@@ -25,7 +25,7 @@ from vitrail.contracts import Batch, Method, Progress, Role, VitrailError
 from vitrail.data.finish import Sample
 from vitrail.data.undecoded import PartTransform, Undecoded, whole
 from vitrail.models.dvae import DiscreteVAE
-from vitrail.models.plain import Plain
+from vitrail.models.plain import Plain, require_every_patch
 from vitrail.nn.block_mask import block_mask
 from vitrail.nn.tokens import Grid
 
@@ -104,7 +104,7 @@ class BEiT(Method):
         tokenizer: trained; it is frozen here, and not kept.
 
     Raises:
-        VitrailError: a model without mask token, or with its norm behind the pool.
+        VitrailError: a model without mask token, with its norm behind the pool, or that leaves out patches.
     """
 
     def __init__(self, model: Plain, tokenizer: DiscreteVAE) -> None:
@@ -114,6 +114,7 @@ class BEiT(Method):
                 "BEiT trains a model with a mask token and a norm on every token: build it with "
                 "mask_token=true and pool_norm=false"
             )
+        require_every_patch(model.config)
         model.reset_classifier(0)
         self.model = model
         self.tokenizer = tokenizer.requires_grad_(False)

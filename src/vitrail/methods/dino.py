@@ -1,4 +1,4 @@
-"""DINO, self-distillation with no labels: Caron et al. 2021, Emerging Properties in Self-Supervised Vision Transformers.
+"""DINO: Emerging Properties in Self-Supervised Vision Transformers (Caron et al. 2021).
 
 A student sees several crops of a picture, its momentum teacher only the two large ones; the student learns to say of
 every crop what the teacher says of another one. Section 3.1 of the paper, and where it is here:

@@ -17,8 +17,11 @@ heads=OUT`` begins from the weights and the heads of the run in OUT. Continuing 
 heads, since the public ones were left behind; their first gradients are noise and would spoil the backbone, so
 ``freeze_backbone`` lets the heads learn alone at first and ``head_gap`` keeps the backbone's rate below theirs.
 
-Two things of the official program are not here: weight decay that climbs during training, and a rate of its own for
-the patch embedding. KoLeo looks for neighbours among the pictures of all processes, there among those of one.
+The official program differs in these: its weight decay climbs during training, the patch embedding has a rate of its
+own, stochastic depth has one rate in all blocks (``drop_path_uniform``; here it grows with the depth), and its masks
+are dealt out over a batch: exactly ``mask_chance`` of the global views, with shares spread evenly over ``mask_ratio``
+(here each view draws both, so that they depend on seed, epoch and picture alone). KoLeo looks for neighbours among the
+pictures of all processes, there among those of one.
 """
 
 from __future__ import annotations
@@ -43,7 +46,7 @@ from vitrail.methods.momentum import (
     momentum_at,
 )
 from vitrail.methods.ranks import first_row, gather_with_gradient, sum_over_ranks
-from vitrail.models.plain import Plain
+from vitrail.models.plain import Plain, require_every_patch
 from vitrail.nn.block_mask import block_mask
 from vitrail.nn.tokens import Grid
 
@@ -99,13 +102,14 @@ class DINOv2(Method):
         options: the numbers.
 
     Raises:
-        VitrailError: a model without one of these tokens.
+        VitrailError: a model without one of these tokens, or one that leaves out patches.
     """
 
     def __init__(self, model: Plain[Any], options: DINOv2Options) -> None:
         super().__init__()
         if model.cls_token is None or model.mask_token is None:
             raise VitrailError("DINOv2 needs class_token=True and mask_token=True (--model-options mask_token=true)")
+        require_every_patch(model.config)
         model.reset_classifier(0)
         self.options = options
         self.student = model

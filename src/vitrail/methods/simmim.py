@@ -12,6 +12,7 @@ Source: SimMIM: A Simple Framework for Masked Image Modeling (Xie et al. 2022).
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -23,6 +24,7 @@ from vitrail.contracts import Batch, Method, Progress, Role, VitrailError
 from vitrail.data.finish import Sample
 from vitrail.data.undecoded import PartTransform, Undecoded
 from vitrail.heads.pixels import patchify, pixels_of
+from vitrail.models.plain import require_every_patch
 from vitrail.models.vit import VisionTransformer
 from vitrail.nn.tokens import Grid
 
@@ -55,12 +57,14 @@ def draw_squares(grid: Grid, step: tuple[int, int], ratio: float) -> Bool[Tensor
     Args:
         grid: rows and columns of patches.
         step: patches along the height and the width of a square; those at the rim may be cut.
-        ratio: share of the squares that are hidden, at least one.
+        ratio: share of the squares that are hidden, rounded up, as in the authors' code; at least one.
     """
     rows, columns = -(-grid[0] // step[0]), -(-grid[1] // step[1])
     count = rows * columns
     hidden = torch.zeros(count, dtype=torch.bool)
-    hidden[torch.randperm(count)[: min(count, max(1, round(count * ratio)))]] = True
+    # Without the last digits: 0.55 of 100 squares is 55.00000000000001 in floats, and is not 56.
+    wanted = math.ceil(round(count * ratio, 6))
+    hidden[torch.randperm(count)[: max(1, wanted)]] = True
     whole = hidden.view(rows, columns).repeat_interleave(step[0], 0).repeat_interleave(step[1], 1)
     return whole[: grid[0], : grid[1]].flatten()
 
@@ -97,13 +101,17 @@ class SimMIM(Method):
     """Trains an encoder by the pixels of the patches that it could not see.
 
     Args:
-        model: a ViT with a mask token.
+        model: a ViT with a mask token that leaves out no patches.
+
+    Raises:
+        VitrailError: another one.
     """
 
     def __init__(self, model: VisionTransformer) -> None:
         super().__init__()
         if model.mask_token is None:
             raise VitrailError("SimMIM puts a mask token where a patch is hidden: build the model with mask_token=True")
+        require_every_patch(model.config)
         self.model = model
         if not bool(model.mask_token.any()):  # One that was trained is kept.
             nn.init.trunc_normal_(model.mask_token, std=0.02)

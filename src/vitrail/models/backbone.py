@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from typing import TypeVar
 
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from vitrail.contracts import VitrailError
 from vitrail.heads.pool import require_class_token
-from vitrail.models.model import ConfigT, Model
+from vitrail.models.model import ConfigT, Model, ModelT
 from vitrail.nn.tokens import Tokens
-
-ModelT = TypeVar("ModelT", bound=Model)
 
 
 class Backbone(Model[ConfigT]):

@@ -101,11 +101,12 @@ def _drop_branch(unit: nn.Module, rate: float) -> None:
     """Stochastic depth of a residual block. torchvision's has no place for it, but its branch ends in a norm."""
     last = unit.bn3 if isinstance(unit, Bottleneck) else unit.bn2
     assert isinstance(last, nn.Module)
-    last.register_forward_hook(partial(_drop, rate))
+    last.register_forward_hook(partial(_drop, rate, unit))
 
 
-def _drop(rate: float, norm: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
-    return stochastic_depth(output, rate, "row", norm.training)
+def _drop(rate: float, unit: nn.Module, norm: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
+    # The block's mode, not the norm's: a frozen norm is in evaluation mode while the model trains.
+    return stochastic_depth(output, rate, "row", unit.training)
 
 
 class ConvNeXtStages(nn.Module):
@@ -331,11 +332,13 @@ class ConvNeXtConfig(ConvConfig):
     Attributes:
         widths: channels of each stage.
         layer_scale: initial factor on the residual branches.
+        norm_eps: epsilon of the norm behind the pool; that of all others is 1e-6.
     """
 
     depths: tuple[int, ...] = (3, 3, 9, 3)
     widths: tuple[int, ...] = (96, 192, 384, 768)
     layer_scale: float = 1e-6
+    norm_eps: float = 1e-6
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -352,7 +355,8 @@ class ConvNeXt(ConvNet[ConvNeXtConfig]):
 
     def __init__(self, config: ConvNeXtConfig) -> None:
         stages = ConvNeXtStages(config.depths, config.widths, config.in_channels, config.layer_scale, config.drop_path)
-        super().__init__(config, stages, stages.widths, nn.LayerNorm(config.widths[-1], eps=1e-6), least=32)
+        norm = nn.LayerNorm(config.widths[-1], eps=config.norm_eps)
+        super().__init__(config, stages, stages.widths, norm, least=32)
 
     def fresh_head(self) -> nn.Linear:
         """As all linear layers of a ConvNeXt."""

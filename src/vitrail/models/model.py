@@ -12,6 +12,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from vitrail.contracts import Role
+from vitrail.nn.norm import rest_frozen_norms
 from vitrail.nn.tokens import Tokens
 
 
@@ -42,6 +43,7 @@ def shared_numbers(config: ModelConfig, kind: type[ModelConfig]) -> dict[str, An
 
 
 ConfigT = TypeVar("ConfigT", bound=ModelConfig)
+ModelT = TypeVar("ModelT", bound="Model[Any]")
 
 
 class Model(nn.Module, ABC, Generic[ConfigT]):
@@ -79,6 +81,16 @@ class Model(nn.Module, ABC, Generic[ConfigT]):
     @abstractmethod
     def roles(self) -> dict[str, Role]:
         """Depth and weight decay of every parameter, for layer-wise learning rates."""
+
+    def train(self: ModelT, mode: bool = True) -> ModelT:
+        """As of any module, but frozen batch norms stay in evaluation mode: what does not learn keeps its statistics.
+
+        What is drawn at random (dropout, stochastic depth, left out patches) goes on in frozen blocks too: it was asked
+        for by its rate, and leaves nothing behind in the weights.
+        """
+        super().train(mode)
+        rest_frozen_norms(self)
+        return self
 
     def feature_maps(
         self, images: Tensor, depths: Sequence[int] | None = None, norm: bool = True

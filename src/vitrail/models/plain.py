@@ -92,6 +92,21 @@ def require_rates(values: Mapping[str, Any]) -> None:
             raise VitrailError(f"{name} must be at least 0 and below 1, not {values[name]}")
 
 
+def require_every_patch(config: PlainConfig) -> None:
+    """Refuse a model that leaves out patches where the masked ones among them are to be predicted.
+
+    PatchDropout is for labels: BEiT, SimMIM and iBOT all put a mask token where a patch is hidden and read every place.
+
+    Raises:
+        VitrailError: with the rate.
+    """
+    if config.patch_drop:
+        raise VitrailError(
+            f"patch_drop={config.patch_drop} would leave out masked patches, which are to be predicted: "
+            "build the model with patch_drop=0 (--model-options patch_drop=0)"
+        )
+
+
 PlainT = TypeVar("PlainT", bound=PlainConfig)
 
 
@@ -159,10 +174,15 @@ class Plain(Backbone[PlainT]):
             images: ``(B, C, H, W)``.
             mask: True where a patch is replaced by the mask token (BEiT, iBOT), before positions are added.
             keep: which patches go on, in this order (MAE); the others are never computed further.
+
+        Raises:
+            VitrailError: a mask, but no mask token, or patches that ``patch_drop`` leaves out.
         """
         tokens = self.patch_embed(images)
         values = tokens.values
         if mask is not None:
+            if self.training:
+                require_every_patch(self.config)
             if self.mask_token is None:
                 raise VitrailError("this model has no mask token: build it with mask_token=True")
             values = torch.where(mask.unsqueeze(-1), self.mask_token.to(values.dtype), values)

@@ -27,6 +27,7 @@ def tune_last(blocks: int) -> Tune:
         for name, parameter in model.named_parameters():
             if roles[name].depth < deepest - blocks:
                 parameter.requires_grad_(False)
+        model.train(model.training)  # Norms that were just frozen rest from now on.
 
     return freeze
 
@@ -36,6 +37,7 @@ def tune_head(model: Backbone) -> None:
     for name, parameter in model.named_parameters():
         if not name.startswith("head"):
             parameter.requires_grad_(False)
+    model.train(model.training)
 
 
 def tune_lora(rank: int, alpha: float) -> Tune:

@@ -22,7 +22,7 @@ from vitrail.nn.embed import TubeletEmbed, as_pair
 from vitrail.nn.init import init_trunc_normal
 from vitrail.nn.linear import KeylessLinear
 from vitrail.nn.mlp import Mlp
-from vitrail.nn.position import sincos_interleaved
+from vitrail.nn.position import add_fixed_positions
 from vitrail.nn.tokens import Grid
 
 
@@ -99,7 +99,7 @@ class VideoTransformer(Plain[VideoConfig]):
         super().__init__(config, tubelets, partial(_make_block, config, norm), norm)
         if config.pool_norm:
             self.fc_norm = nn.LayerNorm(self.num_features, eps=config.pool_norm_eps)
-        self.register_buffer("pos_embed", sincos_interleaved(config.embed_dim, prod(config.grid)), persistent=False)
+        add_fixed_positions(self, "pos_embed", config.embed_dim, prod(config.grid))
         init_trunc_normal(self)
         self.reset_classifier(config.num_classes)
 

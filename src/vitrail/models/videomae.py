@@ -19,7 +19,7 @@ from vitrail.models.video import VideoConfig, VideoTransformer
 from vitrail.nn.init import init_mae
 from vitrail.nn.linear import KeylessLinear
 from vitrail.nn.masking import tube_keep
-from vitrail.nn.position import sincos_interleaved
+from vitrail.nn.position import add_fixed_positions
 from vitrail.nn.tokens import Grid
 
 
@@ -66,8 +66,7 @@ class MaskedVideoAutoencoder(Autoencoder[VideoMAEConfig]):
         patch = encoder.config.tubelet
         decoder = make_decoder(config, patch, KeylessLinear, embed_bias=False, norm_eps=config.decoder_norm_eps)
         super().__init__(config, encoder, decoder, patch)
-        table = sincos_interleaved(config.decoder_embed_dim, prod(encoder.config.grid))
-        self.register_buffer("decoder_pos_embed", table, persistent=False)
+        add_fixed_positions(self, "decoder_pos_embed", config.decoder_embed_dim, prod(encoder.config.grid))
 
     def decoder_positions(self, grid: Grid) -> Float[Tensor, "1 m e"]:
         """The rows of the tubelets' numbers; the encoder has refused every other grid."""

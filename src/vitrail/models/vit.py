@@ -64,6 +64,11 @@ class ViTConfig(PlainConfig):
         require_fitting_size(self.img_size, self.patch_size, self.fit)
         if self.distilled and not self.class_token:
             raise VitrailError("distilled=True needs class_token=True: DeiT's two heads read two tokens")
+        if self.distilled and self.pool == "class_mean" and self.pool_norm:
+            raise VitrailError(
+                "pool='class_mean' with pool_norm=True has one norm for two tokens side by side, through which DeiT's "
+                "second head cannot read one: choose pool_norm=False, another pool, or distilled=False"
+            )
         super().__post_init__()
 
     @property

@@ -1,4 +1,4 @@
-"""Normalisation of feature maps."""
+"""Normalisation of feature maps, and what a frozen norm with statistics does while the rest learns."""
 
 from __future__ import annotations
 
@@ -20,3 +20,16 @@ class LayerNorm2d(nn.LayerNorm):
     def forward(self, input: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
         """The same map, normalised."""
         return super().forward(input.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+
+
+def rest_frozen_norms(root: nn.Module) -> None:
+    """Put every batch norm below ``root`` whose factors are frozen into evaluation mode.
+
+    Elsewhere it would normalise by the batch and move its statistics, which no ``requires_grad`` holds back. One
+    without factors has nothing that could be frozen, and is left as it is.
+    """
+    for module in root.modules():
+        if isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d | nn.BatchNorm3d | nn.SyncBatchNorm):
+            factors = list(module.parameters(recurse=False))
+            if factors and not any(factor.requires_grad for factor in factors):
+                module.eval()

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from functools import partial
 from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, nn
 
 from vitrail.nn.tokens import Grid
 
@@ -125,3 +126,24 @@ def sincos_interleaved(dim: int, count: int, temperature: float = 10_000.0) -> F
     """
     table = sincos_1d(dim, torch.arange(count).double(), temperature)
     return table.unflatten(1, (2, -1)).transpose(1, 2).flatten(1).float()[None]
+
+
+def add_fixed_positions(module: nn.Module, name: str, dim: int, count: int) -> None:
+    """Give a module the table of :func:`sincos_interleaved` as a buffer that its state dict does not have.
+
+    Loading weights fills it anew: in a module that was made without memory (on the device ``"meta"``) nothing else
+    would.
+
+    Args:
+        module: has parameters, whose type and device the table takes when they are loaded.
+        name: of the buffer.
+        dim: token width, a multiple of 2.
+        count: tokens, numbered from 0.
+    """
+    module.register_buffer(name, sincos_interleaved(dim, count), persistent=False)
+    module.register_load_state_dict_post_hook(partial(_fill_positions, name, dim, count))
+
+
+def _fill_positions(name: str, dim: int, count: int, module: nn.Module, keys: object) -> None:
+    table = sincos_interleaved(dim, count).to(next(module.parameters()))
+    module.register_buffer(name, table, persistent=False)

@@ -6,8 +6,9 @@ the last phase at high resolution: ``vitrail pretrain --recipe elpv_dinov2 --mod
 --epochs 2 --method-options heads=runs/cells freeze_backbone=0 …`` with the other options as below.
 Cost: 54 minutes of one CPU core with bf16 beside other work (2 to 4 pictures a second).
 Expected: what the weights knew is kept, and little is gained: on class token and patches ten nearest neighbours 81.71 %
-(before 81.55 %, and 82.01 % with the native attention kernel), linear probe 87.65 % (as before); on the class token alone neighbours 81.71, 81.25 and 82.16 % after
-each epoch, and an effective rank of 55, 73 and 77 (seed 0; of 656 held-out photographs three are 0.46 %).
+(before 81.55 %, and 82.01 % with the native attention kernel), linear probe 87.65 % (as before); on the class token
+alone neighbours 81.71, 81.25 and 82.16 % after each epoch, and an effective rank of 55, 73 and 77 (seed 0; of 656
+held-out photographs three are 0.46 %).
 """
 
 from __future__ import annotations

@@ -16,8 +16,8 @@ from vitrail.jobs.pretrain_config import PretrainConfig
 def config() -> PretrainConfig:
     """Patches of 4 pixels, 6 blocks of width 128, a decoder of 2 blocks of width 64.
 
-    A third as deep and half as wide as the encoder, for its cost: in table 1 of MAE a shallow decoder loses nothing after
-    fine-tuning, but it does in a linear probe, and deeper ones were not tried here. The encoder computes 12 of a
+    A third as deep and half as wide as the encoder, for its cost: in table 1 of MAE a shallow decoder loses nothing
+    after fine-tuning, but it does in a linear probe, and deeper ones were not tried here. The encoder computes 12 of a
     picture's 49 patches. Crops are mild: the pictures are centred.
     """
     return PretrainConfig(

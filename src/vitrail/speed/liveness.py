@@ -28,14 +28,12 @@ class LiveBytes(TorchDispatchMode):
         live: bytes now.
         peak: most bytes at any time.
         by_part: bytes now, by the part that made them.
-        at_peak: the same at the time of the peak.
     """
 
     def __init__(self, known: Sequence[Tensor], outside: str = "") -> None:
         super().__init__()
         self.live = self.peak = 0
         self.by_part: Counter[str] = Counter()
-        self.at_peak: Counter[str] = Counter()
         self._seen: weakref.WeakSet[Any] = weakref.WeakSet(tensor.untyped_storage() for tensor in known)
         self._parts = [outside]
 
@@ -66,9 +64,7 @@ class LiveBytes(TorchDispatchMode):
         self.live += size
         self.by_part[part] += size
         weakref.finalize(storage, self._forget, part, size)
-        if self.live > self.peak:
-            self.peak = self.live
-            self.at_peak = self.by_part.copy()
+        self.peak = max(self.peak, self.live)
 
     def _forget(self, part: str, size: int) -> None:
         self.live -= size

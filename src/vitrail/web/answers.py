@@ -29,7 +29,7 @@ from vitrail.models import Backbone
 from vitrail.nn.tokens import Tokens
 from vitrail.web.encoding import Encoding
 from vitrail.web.refused import Refused
-from vitrail.web.wire import Maps, signed_map, to_maps
+from vitrail.web.wire import Maps, read_whole, signed_map, to_maps
 
 TOP_CLASSES = 3
 MAX_SQUARES = 2 << 30
@@ -64,10 +64,11 @@ def row(encoding: Encoding, layer: int, query: int, heads: str) -> Maps:
         return to_maps(maps.mean(dim=0), [float(shares.mean())])
     if heads == "max":
         return to_maps(maps.amax(dim=0), [float(shares.amax())])
-    if not heads.isdecimal() or int(heads) >= len(maps):
+    head = read_whole(heads)
+    if head is None or not 0 <= head < len(maps):
         known = f"mean, max, all or a number from 0 to {len(maps) - 1}"
-        raise Refused(404 if heads.isdecimal() else 400, f"heads is {known} in layer {layer}, not {heads[:50]!r}")
-    return to_maps(maps[int(heads)], [float(shares[int(heads)])])
+        raise Refused(400 if head is None else 404, f"heads is {known} in layer {layer}, not {heads[:50]!r}")
+    return to_maps(maps[head], [float(shares[head])])
 
 
 def thumbs(encoding: Encoding, query: int) -> Maps:

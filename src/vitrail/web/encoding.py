@@ -13,7 +13,6 @@ from torch import Tensor
 from vitrail.data import Preprocess
 from vitrail.explanations import picture_of
 from vitrail.explanations.recall import Recall, remember
-from vitrail.jobs.explain import whole_picture
 from vitrail.web.refused import Refused
 from vitrail.web.shown import Shown
 
@@ -100,8 +99,8 @@ def encode(identity: str, shown: Shown, read: Callable[[int], Image.Image], size
     if not MIN_SIZE <= size <= MAX_SIZE:
         raise Refused(400, f"size is the short side in pixels, from {MIN_SIZE} to {MAX_SIZE}, not {size}")
     started = time.perf_counter()
-    picture = read(1 if shown.model.in_channels == 1 else 3)
-    preprocess = whole_picture(shown.preprocess.with_size((size, size)), picture, shown.step)
+    picture = read(shown.preprocess.channels)
+    preprocess = shown.preprocess.with_size((size, size)).whole(picture, shown.step)
     _require_bearable(picture, preprocess.size, size)
     device = shown.hardware.device
     images = preprocess(picture)[None].to(device)

@@ -218,9 +218,10 @@ def whole_number_or_none(request: Request, name: str) -> int | None:
     text = request.query_params.get(name)
     if text is None:
         return None
-    if not (text.isascii() and text.removeprefix("-").isdecimal() and len(text) < 10):
+    number = wire.read_whole(text)
+    if number is None:
         raise Refused(400, f"{name} is a whole number, not {text[:50]!r}")
-    return int(text)
+    return number
 
 
 def _json_object(body: bytes) -> dict[str, object]:

@@ -1,4 +1,4 @@
-"""Numbers on their way to the page: maps as bytes with their scale, features in half precision."""
+"""Numbers on their way to the page, maps as bytes with their scale, features in half precision; and from it."""
 
 from __future__ import annotations
 
@@ -71,6 +71,11 @@ def png_response(picture: Image.Image) -> Response:
     file = io.BytesIO()
     picture.save(file, "PNG", compress_level=1)
     return Response(file.getvalue(), media_type="image/png")
+
+
+def read_whole(text: str) -> int | None:
+    """A whole number of at most nine digits; None for anything else."""
+    return int(text) if text.isascii() and text.removeprefix("-").isdecimal() and len(text) < 10 else None
 
 
 def _joined(numbers: Sequence[float]) -> str:

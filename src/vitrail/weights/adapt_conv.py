@@ -25,5 +25,7 @@ def fit_resnet(state: State, source: ResNetConfig, target: ResNetConfig, account
 
 RESNET = Adaptation(frozenset({"num_classes", "stem"}), FREE | {"norm"}, fit_resnet)
 CONVNEXT = Adaptation(
-    frozenset({"num_classes"}), FREE | {"layer_scale"}, fit_simple("stages.features.0.0.weight", HEAD)
+    frozenset({"num_classes", "norm_eps"}),
+    FREE | {"layer_scale", "norm_eps"},
+    fit_simple("stages.features.0.0.weight", HEAD),
 )

@@ -9,8 +9,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import shutil
-import tempfile
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from importlib.metadata import version
@@ -27,6 +25,7 @@ from torch import Tensor, nn
 
 from vitrail.contracts import VitrailError
 from vitrail.data.preprocess import Preprocess
+from vitrail.durable import scratch_folder, sync
 from vitrail.models import Backbone, MaskedAutoencoder, Model, ModelConfig, build, build_unfilled
 from vitrail.models.catalogue import FAMILIES
 from vitrail.weights.account import shorten
@@ -133,17 +132,11 @@ class Artefact(nn.Module, ModelHubMixin, library_name="vitrail", tags=["image-cl
         """
         target = Path(save_directory)
         try:
-            target.parent.mkdir(parents=True, exist_ok=True)
-            scratch = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
-        except OSError as error:
-            raise VitrailError(f"{target}: the artefact cannot be written: {error}") from error
-        try:
-            super().save_pretrained(scratch, model_card_kwargs=model_card_kwargs)
-            _move_into_place(scratch, target)
+            with scratch_folder(target) as scratch:
+                super().save_pretrained(scratch, model_card_kwargs=model_card_kwargs)
+                _move_into_place(scratch, target)
         except (OSError, SafetensorError) as error:
             raise VitrailError(f"{target}: the artefact cannot be written: {error}") from error
-        finally:
-            shutil.rmtree(scratch, ignore_errors=True)
         if push_to_hub:
             return self.push_to_hub(repo_id or target.name, model_card_kwargs=model_card_kwargs, **push_to_hub_kwargs)
         return None
@@ -281,11 +274,13 @@ def write_artefact(
 
 
 def _move_into_place(scratch: Path, target: Path) -> None:
+    mask = _umask()
     for file in scratch.iterdir():
-        with file.open("rb+") as stream:
-            os.fsync(stream.fileno())
+        sync(file)
+        # The library of the weights gives them to their owner alone.
+        file.chmod(0o666 & ~mask)
     if not target.exists():
-        scratch.chmod(0o777 & ~_umask())
+        scratch.chmod(0o777 & ~mask)
         scratch.rename(target)
         return
     # Further files, then weights: these carry the description, with the digests of the files that belong to them.

@@ -6,7 +6,7 @@ is then that of the model itself, renamed.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -15,7 +15,7 @@ from torch import Tensor
 from vitrail.models import ConvNeXtConfig, ModelConfig, ResNetConfig, build
 from vitrail.weights.account import Account
 from vitrail.weights.files import CheckpointError, Raw
-from vitrail.weights.names import Format, Name, Translated, blocks_in, stack_rows, translate
+from vitrail.weights.names import Format, Name, State, Translated, blocks_in, stack_rows, translate
 from vitrail.weights.timm import classes_of, hints_of
 
 Rename = Callable[[str], str]
@@ -36,10 +36,18 @@ def _img_size(raw: Raw) -> int | tuple[int, int]:
     return size[0] if size[0] == size[1] else size
 
 
-def _require(raw: Raw, names: Iterable[str]) -> None:
-    absent = [name for name in names if name not in raw.tensors]
+def _require(tensors: Mapping[str, Tensor], names: Iterable[str], source: str) -> None:
+    absent = [name for name in names if name not in tensors]
     if absent:
-        raise CheckpointError(f"{raw.path}: incomplete: there is no {', '.join(absent)}")
+        raise CheckpointError(f"{source}: incomplete: there is no {', '.join(absent)}")
+
+
+def _depths(tensors: Mapping[str, Tensor], stages: Iterable[str], source: str) -> tuple[int, ...]:
+    """Blocks of each stage, whose number a pattern captures."""
+    depths = tuple(blocks_in(tensors, stage) for stage in stages)
+    if min(depths) < 1:
+        raise CheckpointError(f"{source}: incomplete: blocks of the four stages: {depths}")
+    return depths
 
 
 # ---------------------------------------------------------------------- ResNet
@@ -50,33 +58,51 @@ def resnet_name(ours: str) -> str:
     return ours.removeprefix("stages.") if ours.startswith("stages.") else ours.replace("head.", "fc.")
 
 
-def resnet_recognises(names: frozenset[str]) -> bool:
-    """A stem and the first block of the first stage."""
-    return {"conv1.weight", "bn1.weight", "layer1.0.conv1.weight"} <= names
+@dataclass(frozen=True)
+class ResNetNaming:
+    """One way of naming a ResNet.
 
+    Attributes:
+        name: of the format.
+        rename: from our names.
+        blocks: finds the number of a block of a stage, whose own stands for ``{s}`` (from 0) or ``{n}`` (from 1).
+    """
 
-def read_resnet(raw: Raw) -> Translated:
-    """A ResNet of torchvision or timm."""
-    account = Account(str(raw.path), RESNET.name)
-    names = raw.tensors.keys()
-    depths = tuple(blocks_in(names, rf"layer{stage}\.(\d+)\.") for stage in range(1, 5))
-    if min(depths) < 1:
-        raise CheckpointError(f"{raw.path}: incomplete: blocks of the four stages: {depths}")
-    head = raw.tensors.get("fc.weight")
-    config = ResNetConfig(
-        img_size=_img_size(raw),
-        in_channels=raw.tensors["conv1.weight"].shape[1],
-        num_classes=0 if head is None else head.shape[0],
-        depths=depths,
-        block="bottleneck" if "layer1.0.conv3.weight" in names else "basic",
-        stem="small" if raw.tensors["conv1.weight"].shape[-1] == 3 else "large",
-    )
-    ours = names_of(config)
-    state = translate(raw.tensors, [Name(name, (resnet_name(name),)) for name in ours], {}, account)
-    for counter in (name for name in ours if name.endswith("num_batches_tracked") and name not in state):
-        state[counter] = torch.zeros(())
-        account.missing[counter] = "zero: older files do not count the batches that their norms saw"
-    return Translated(config, state, account, classes_of(raw.config))
+    name: str
+    rename: Rename
+    blocks: str
+
+    def recognises(self, names: frozenset[str]) -> bool:
+        """A stem and the first block of the first stage."""
+        ours = ("stages.conv1.weight", "stages.bn1.weight", "stages.layer1.0.conv1.weight")
+        return all(self.rename(name) in names for name in ours)
+
+    def translate(
+        self, tensors: Mapping[str, Tensor], img_size: int | tuple[int, int], account: Account
+    ) -> tuple[ResNetConfig, State]:
+        """What the tensors are the weights of, and they by our names."""
+        depths = _depths(tensors, (self.blocks.format(s=s, n=s + 1) for s in range(4)), account.source)
+        head, stem = tensors.get(self.rename("head.weight")), tensors[self.rename("stages.conv1.weight")]
+        config = ResNetConfig(
+            img_size=img_size,
+            in_channels=stem.shape[1],
+            num_classes=0 if head is None else head.shape[0],
+            depths=depths,
+            block="bottleneck" if self.rename("stages.layer1.0.conv3.weight") in tensors else "basic",
+            stem="small" if stem.shape[-1] == 3 else "large",
+        )
+        ours = names_of(config)
+        state = translate(tensors, [Name(name, (self.rename(name),)) for name in ours], {}, account)
+        for counter in (name for name in ours if name.endswith("num_batches_tracked") and name not in state):
+            state[counter] = torch.zeros(())
+            account.missing[counter] = "zero: older files do not count the batches that their norms saw"
+        return config, state
+
+    def read(self, raw: Raw) -> Translated:
+        """A ResNet in our words."""
+        account = Account(str(raw.path), self.name)
+        config, state = self.translate(raw.tensors, _img_size(raw), account)
+        return Translated(config, state, account, classes_of(raw.config))
 
 
 # ---------------------------------------------------------------------- ConvNeXt
@@ -85,10 +111,24 @@ PARTS = {"0": "conv_dw", "2": "norm", "3": "mlp.fc1", "5": "mlp.fc2"}
 OF_THE_AUTHORS = {"0": "dwconv", "2": "norm", "3": "pwconv1", "5": "pwconv2"}
 
 
-def _place(ours: str) -> tuple[int, str, str]:
+def place_of(ours: str) -> tuple[int, str, str]:
     """Number of the layer in ``features``, number inside it, and the rest of the name."""
     _, _, layer, inside, rest = ours.split(".", 4)
     return int(layer), inside, rest
+
+
+def part_of_block(rest: str, parts: Mapping[str, str], scale: str) -> str:
+    """What a tensor is called inside a block, from the rest of our name.
+
+    Args:
+        rest: the last that :func:`place_of` tells.
+        parts: their names by torchvision's numbers.
+        scale: their name of the layer scale.
+    """
+    if rest == "layer_scale":
+        return scale
+    _, number, kind = rest.split(".")
+    return f"{parts[number]}.{kind}"
 
 
 def torchvision_name(ours: str) -> str:
@@ -102,32 +142,24 @@ def timm_name(ours: str) -> str:
     """timm's."""
     if not ours.startswith("stages."):
         return ours.replace("fc_norm.", "head.norm.") if ours.startswith("fc_norm.") else f"head.fc.{ours[5:]}"
-    layer, inside, rest = _place(ours)
+    layer, inside, rest = place_of(ours)
     if layer % 2 == 0:
         return f"stages.{layer // 2}.downsample.{inside}.{rest}" if layer else f"stem.{inside}.{rest}"
-    block = f"stages.{layer // 2}.blocks.{inside}"
-    if rest == "layer_scale":
-        return f"{block}.gamma"
-    _, number, kind = rest.split(".")
-    return f"{block}.{PARTS[number]}.{kind}"
+    return f"stages.{layer // 2}.blocks.{inside}.{part_of_block(rest, PARTS, 'gamma')}"
 
 
 def authors_name(ours: str) -> str:
     """That of ConvNeXt's authors."""
     if not ours.startswith("stages."):
         return ours.replace("fc_norm.", "norm.")
-    layer, inside, rest = _place(ours)
+    layer, inside, rest = place_of(ours)
     if layer % 2 == 0:
         return f"downsample_layers.{layer // 2}.{inside}.{rest}"
-    block = f"stages.{layer // 2}.{inside}"
-    if rest == "layer_scale":
-        return f"{block}.gamma"
-    _, number, kind = rest.split(".")
-    return f"{block}.{OF_THE_AUTHORS[number]}.{kind}"
+    return f"stages.{layer // 2}.{inside}.{part_of_block(rest, OF_THE_AUTHORS, 'gamma')}"
 
 
 @dataclass(frozen=True)
-class Naming:
+class ConvNeXtNaming:
     """One way of naming a ConvNeXt.
 
     Attributes:
@@ -146,28 +178,32 @@ class Naming:
         ours = ("stages.features.0.0.weight", "stages.features.1.0.layer_scale")
         return all(self.rename(name) in names for name in ours)
 
-    def read(self, raw: Raw) -> Translated:
-        """A ConvNeXt in our words."""
-        account = Account(str(raw.path), self.name)
-        depths = tuple(blocks_in(raw.tensors, self.blocks.format(s=s, f=2 * s + 1)) for s in range(4))
-        if min(depths) < 1:
-            raise CheckpointError(f"{raw.path}: incomplete: blocks of the four stages: {depths}")
+    def translate(
+        self, tensors: Mapping[str, Tensor], img_size: int | tuple[int, int], account: Account
+    ) -> tuple[ConvNeXtConfig, State]:
+        """What the tensors are the weights of, and they by our names."""
+        depths = _depths(tensors, (self.blocks.format(s=s, f=2 * s + 1) for s in range(4)), account.source)
         firsts = [self.rename(f"stages.features.{2 * s + 1}.0.block.0.weight") for s in range(4)]
         stem = self.rename("stages.features.0.0.weight")
-        _require(raw, [*firsts, stem])
-        head = raw.tensors.get(self.rename("head.weight"))
+        _require(tensors, [*firsts, stem], account.source)
+        head = tensors.get(self.rename("head.weight"))
         config = ConvNeXtConfig(
-            img_size=_img_size(raw),
-            in_channels=raw.tensors[stem].shape[1],
+            img_size=img_size,
+            in_channels=tensors[stem].shape[1],
             num_classes=0 if head is None else head.shape[0],
             depths=depths,
-            widths=tuple(raw.tensors[name].shape[0] for name in firsts),
+            widths=tuple(tensors[name].shape[0] for name in firsts),
         )
         rows = [
             Name(name, (self.rename(name),), columns if name.endswith("layer_scale") else stack_rows)
             for name in names_of(config)
         ]
-        state = translate(raw.tensors, rows, {}, account)
+        return config, translate(tensors, rows, {}, account)
+
+    def read(self, raw: Raw) -> Translated:
+        """A ConvNeXt in our words."""
+        account = Account(str(raw.path), self.name)
+        config, state = self.translate(raw.tensors, _img_size(raw), account)
         return Translated(config, state, account, classes_of(raw.config))
 
 
@@ -177,9 +213,9 @@ def columns(parts: Sequence[Tensor]) -> Tensor:
 
 
 NAMINGS = (
-    Naming("torchvision (ConvNeXt)", torchvision_name, r"features\.{f}\.(\d+)\."),
-    Naming("timm (ConvNeXt)", timm_name, r"stages\.{s}\.blocks\.(\d+)\."),
-    Naming("ConvNeXt by its authors", authors_name, r"stages\.{s}\.(\d+)\."),
+    ResNetNaming("torchvision or timm (ResNet)", resnet_name, r"layer{n}\.(\d+)\."),
+    ConvNeXtNaming("torchvision (ConvNeXt)", torchvision_name, r"features\.{f}\.(\d+)\."),
+    ConvNeXtNaming("timm (ConvNeXt)", timm_name, r"stages\.{s}\.blocks\.(\d+)\."),
+    ConvNeXtNaming("ConvNeXt by its authors", authors_name, r"stages\.{s}\.(\d+)\."),
 )
-RESNET = Format("torchvision or timm (ResNet)", resnet_recognises, read_resnet)
-FORMATS = (RESNET, *(Format(naming.name, naming.recognises, naming.read) for naming in NAMINGS))
+FORMATS = tuple(Format(naming.name, naming.recognises, naming.read) for naming in NAMINGS)

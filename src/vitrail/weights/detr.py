@@ -16,6 +16,7 @@ from torchvision.models.detection import FasterRCNN_ResNet50_FPN_Weights
 
 from vitrail.data.preprocess import Preprocess
 from vitrail.models import DetrConfig
+from vitrail.weights import hf_conv
 from vitrail.weights.account import Account
 from vitrail.weights.adapt import TRAINING, Adaptation, fit_simple
 from vitrail.weights.files import CheckpointError, Raw
@@ -56,18 +57,6 @@ def resnet_names(depths: Iterable[int]) -> list[str]:
     return names
 
 
-def transformers_name(name: str) -> str:
-    """Transformers' own name of a tensor of torchvision's ResNet."""
-    if not name.startswith("layer"):
-        return "embedder.embedder." + name.replace("conv1", "convolution").replace("bn1", "normalization")
-    stage, block, part, *rest = name.removeprefix("layer").split(".")
-    inside = f"encoder.stages.{int(stage) - 1}.layers.{block}"
-    if part == "downsample":
-        return f"{inside}.shortcut.{('convolution', 'normalization')[int(rest[0])]}.{rest[1]}"
-    kind = "convolution" if part.startswith("conv") else "normalization"
-    return f"{inside}.layer.{int(part[-1]) - 1}.{kind}.{rest[0]}"
-
-
 @dataclass(frozen=True)
 class Backbone:
     """Where a ResNet stands in a file.
@@ -82,13 +71,11 @@ class Backbone:
 
     def name(self, ours: str) -> str:
         """What a tensor is called there, from torchvision's name."""
-        return self.prefix + (transformers_name(ours) if self.own else ours)
+        return self.prefix + (hf_conv.stage_name(ours) if self.own else ours)
 
     def depths(self, names: Iterable[str]) -> tuple[int, ...]:
         """Blocks of each stage."""
-        patterns = [
-            rf"encoder\.stages\.{i}\.layers\.(\d+)\." if self.own else rf"layer{i + 1}\.(\d+)\." for i in range(4)
-        ]
+        patterns = [hf_conv.BLOCKS.format(s=i) if self.own else rf"layer{i + 1}\.(\d+)\." for i in range(4)]
         names = list(names)
         return tuple(blocks_in(names, re.escape(self.prefix) + pattern) for pattern in patterns)
 

@@ -18,6 +18,7 @@ from vitrail.nn.embed import as_pair
 from vitrail.nn.rotary import RotaryGrid
 from vitrail.weights.account import Account
 from vitrail.weights.files import CheckpointError, Raw
+from vitrail.weights.hf import without_empty_registers
 from vitrail.weights.infer import Hints, heads_of, mlp_of, simplest
 from vitrail.weights.names import Format, Name, State, Translated, blocks_in, both, expand, translate
 from vitrail.weights.timm import classes_of, hints_of
@@ -129,7 +130,9 @@ def read_transformers(raw: Raw) -> Translated:
     if activation not in (None, "silu" if gated else "gelu"):
         raise CheckpointError(f"{raw.path}: the activation {activation!r} is none that a DINOv3 has")
     layer = "model.layer.{i}" if any(name.startswith("model.layer.") for name in names) else "layer.{i}"
-    state = translate(raw.tensors, expand(transformers_table(layer, gated), blocks_in(names, LAYERS)), {}, account)
+    rows = expand(transformers_table(layer, gated), blocks_in(names, LAYERS))
+    state = translate(without_empty_registers(raw.tensors, account), rows, {}, account)
+    _fill_biases(state, account)
     size = config.get("image_size")
     hints = Hints(
         norm_eps=float(config.get("layer_norm_eps", NORM_EPS)),
@@ -137,6 +140,19 @@ def read_transformers(raw: Raw) -> Translated:
         img_size=None if size is None else as_pair(size if isinstance(size, int) else (int(size[0]), int(size[1]))),
     )
     return Translated(_config(state, hints, account, float(config.get("rope_theta", BASE))), state, account)
+
+
+def _fill_biases(state: State, account: Account) -> None:
+    """Zeros for the biases of queries, or of values, where a model has those of the other alone."""
+    kinds = {"q_bias": "queries", "v_bias": "values"}
+    found = {kind: [name for name in state if name.endswith(f".attn.qkv.{kind}")] for kind in kinds}
+    for kind, other in (("q_bias", "v_bias"), ("v_bias", "q_bias")):
+        if found[kind]:
+            continue
+        for name in found[other]:
+            absent = name.removesuffix(other) + kind
+            state[absent] = torch.zeros_like(state[name])
+            account.missing[absent] = f"zeros: this model has no bias of the {kinds[kind]}"
 
 
 # ---------------------------------------------------------------------- timm

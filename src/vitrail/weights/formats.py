@@ -20,6 +20,7 @@ from vitrail.weights import (
     google,
     hf,
     hf_clip,
+    hf_conv,
     hf_mae,
     hf_videomae,
     mae,
@@ -39,6 +40,7 @@ from vitrail.weights.preprocessing import stored_preprocess
 FORMATS: tuple[Format, ...] = (
     *dinov3.FORMATS,
     *conv.FORMATS,
+    *hf_conv.FORMATS,
     *swin.FORMATS,
     *beit.FORMATS,
     mae.FORMAT,

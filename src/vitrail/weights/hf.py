@@ -160,9 +160,16 @@ def read(raw: Raw) -> Translated:
     if kind == "deit" and "distillation_classifier.weight" not in names:
         rows = [row for row in rows if not row.ours.startswith("head")]
         drops[r"classifier\.(weight|bias)"] = "one head on a model of two tokens: put a new one on with num_classes"
-    state = translate(raw.tensors, rows, drops, account)
+    state = translate(without_empty_registers(raw.tensors, account), rows, drops, account)
     config = infer_config(state, _hints(raw, FAMILIES[kind]), account)
     return Translated(config, state, account, classes_of(raw.config))
+
+
+def without_empty_registers(tensors: Mapping[str, Tensor], account: Account) -> State:
+    """The same without the registers of a model that has none, which Transformers stores as a tensor of no rows."""
+    empty = [name for name, tensor in tensors.items() if name.endswith("register_tokens") and not tensor.numel()]
+    account.dropped |= dict.fromkeys(empty, "an empty tensor: this model has no registers")
+    return {name: tensor for name, tensor in tensors.items() if name not in empty}
 
 
 def require_declared(raw: Raw, kind: str, *others: str) -> None:

@@ -6,7 +6,9 @@ new ones. SigLIP's pooling head is PyTorch's attention: one matrix for queries, 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -17,6 +19,7 @@ from vitrail.nn.activation import ActivationName
 from vitrail.nn.embed import as_pair
 from vitrail.weights.account import Account
 from vitrail.weights.files import CheckpointError, Raw
+from vitrail.weights.hf import classes_of
 from vitrail.weights.infer_clip import (
     TextHints,
     TowerHints,
@@ -100,8 +103,10 @@ def read(raw: Raw) -> Translated:
     layers = r"encoder\.layers\.(\d+)\."
     depth = blocks_in(raw.tensors, prefix.replace(".", r"\.") + layers)
     text_depth = blocks_in(raw.tensors, TEXT.replace(".", r"\.") + layers)
-    siglip = f"{prefix}head.probe" in raw.tensors
+    siglip = f"{prefix}embeddings.class_embedding" not in raw.tensors
     account = Account(str(raw.path), f"Transformers ({'siglip' if siglip else 'clip'})")
+    if "classifier.weight" in raw.tensors:
+        return _read_classifier(raw, prefix, depth, siglip, account)
     tensors = _pool_split(raw.tensors, prefix)
     rows = _pair_rows(depth, text_depth) if text_depth else _image_rows("", prefix, depth)
     state = translate(tensors, rows, DROPS | PROJECTIONS if not text_depth else DROPS, account)
@@ -117,6 +122,25 @@ def read(raw: Raw) -> Translated:
     text = _text_hints(words, 0 if table is None else table.shape[0], siglip)
     pair = infer_pair(state, hints, text, account)
     return Translated(pair, state, account, (), authors_preprocess(pair), tokenizer_files(raw))
+
+
+def _read_classifier(raw: Raw, prefix: str, depth: int, siglip: bool, account: Account) -> Translated:
+    """An image tower with a classifier, which reads the mean over the tokens of the last hidden state.
+
+    In SigLIP these have been through the last norm, and are the patches: the pool of the pair is not used. In CLIP they
+    have not, and nothing else here reads such tokens.
+    """
+    if not siglip:
+        raise CheckpointError(
+            f"{account.source}: Transformers' classifier on CLIP reads the mean of the patches before the last norm, "
+            "which no image tower here does: load a CLIPModel or CLIPVisionModel and train a head on it"
+        )
+    rows = [row for row in _image_rows("", prefix, depth) if not row.ours.startswith("attn_pool.")]
+    unread = {rf"{re.escape(prefix)}head\..*": "the attention pool, which Transformers' classifier does not read"}
+    state = translate(raw.tensors, [*rows, *both("head", "classifier")], DROPS | unread, account)
+    vision = numbers(raw.config, "vision_config") or raw.config
+    config = infer_tower(state, replace(_hints(vision, siglip, account.source), pool="mean"), account)
+    return Translated(config, state, account, classes_of(raw.config), authors_preprocess(config))
 
 
 PROJECTIONS = {

@@ -198,8 +198,8 @@ def _clean(siglip: bool, vocab: int) -> Clean:
 
 
 def authors_preprocess(config: ImageTowerConfig) -> Preprocess:
-    """How the authors of such models prepare pictures."""
-    kind = SIGLIP_PREPROCESS if config.pool == "attention" else CLIP_PREPROCESS
+    """How the authors of such models prepare pictures; CLIP's towers have a class token, SigLIP's have none."""
+    kind = CLIP_PREPROCESS if config.class_token else SIGLIP_PREPROCESS
     return replace(kind, size=as_pair(config.img_size))
 
 

@@ -80,6 +80,8 @@ def from_transformers(values: Mapping[str, Any]) -> Preprocess:
     kind = values.get("image_processor_type") or values.get("feature_extractor_type") or ""
     if isinstance(values["size"], int) and kind.startswith("CLIP"):
         resize = "shortest"  # One number was both sides for the other processors of that time.
+    if kind.startswith("ConvNext"):
+        return _of_convnext(values, size[0])
     cut = values.get("crop_size") if values.get("do_center_crop", "crop_size" in values) else None
     out = _resized(cut)[0] if cut is not None else size
     return Preprocess(
@@ -87,6 +89,19 @@ def from_transformers(values: Mapping[str, Any]) -> Preprocess:
         crop=crop_share(out[0], size[0]),
         resize=resize,
         interpolation=PILLOW[values.get("resample", 2)],
+        mean=tuple(values.get("image_mean") or HALF_MEAN),
+        std=tuple(values.get("image_std") or HALF_STD),
+    )
+
+
+def _of_convnext(values: Mapping[str, Any], size: int) -> Preprocess:
+    """ConvNeXt's processor, which published ResNets have too: it cuts a share out below 384 pixels, else squashes."""
+    small = size < 384
+    return Preprocess(
+        size=(size, size),
+        crop=crop_share(size, int(size / (values.get("crop_pct") or 224 / 256))) if small else 1.0,
+        resize="shortest" if small else "squash",
+        interpolation=PILLOW[values.get("resample", 3)],
         mean=tuple(values.get("image_mean") or HALF_MEAN),
         std=tuple(values.get("image_std") or HALF_STD),
     )

@@ -14,6 +14,7 @@ from vitrail.weights.detr import FILES, TRANSFORMERS, Backbone
 from vitrail.weights.files import CheckpointError
 from vitrail.weights.names import Files, rename
 from vitrail.weights.preprocessing import to_transformers
+from vitrail.weights.write_conv import resnet_numbers
 
 TIMM_NAMES: dict[tuple[int, ...], str] = {
     (2, 2, 2, 2): "resnet26",
@@ -82,14 +83,5 @@ def _timm_backbone(config: DetrConfig) -> dict[str, Any]:
 
 
 def _own_backbone(config: DetrConfig) -> dict[str, Any]:
-    resnet = {
-        "model_type": "resnet",
-        "num_channels": config.in_channels,
-        "embedding_size": 64,
-        "hidden_sizes": [256, 512, 1024, 2048],
-        "depths": list(config.depths),
-        "layer_type": "bottleneck",
-        "hidden_act": "relu",
-        "out_features": ["stage4"],
-    }
+    resnet = {**resnet_numbers(config.in_channels, config.depths, "bottleneck"), "out_features": ["stage4"]}
     return {"use_timm_backbone": False, "backbone": None, "backbone_config": resnet, "dilation": False}

@@ -58,6 +58,8 @@ def for_transformers(
         ours["mask_token"] = ours["cls_token"].new_zeros(1, config.embed_dim)
         account.missing["mask_token"] = "zeros: Transformers' DINOv3 always has one"
     ours["mask_token"] = ours["mask_token"].unsqueeze(0)
+    # None is a tensor of no rows there.
+    ours.setdefault("reg_token", ours["cls_token"].new_zeros(1, 0, config.embed_dim))
     tensors = rename(ours, expand(transformers_table("layer.{i}", config.mlp == "swiglu"), config.depth))
     return tensors, {
         "config.json": _transformers_json(config),

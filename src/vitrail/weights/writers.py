@@ -56,6 +56,8 @@ WRITERS: dict[Literal["timm", "transformers"], dict[type[ModelConfig], Writer]] 
         VideoConfig: hf_videomae.video_for_transformers,
         VideoMAEConfig: hf_videomae.videomae_for_transformers,
         DetrConfig: write_detr.for_transformers,
+        ResNetConfig: write_conv.resnet_for_transformers,
+        ConvNeXtConfig: write_conv.convnext_for_transformers,
         SwinConfig: write_swin.for_transformers,
         BeitConfig: write_beit.for_transformers,
         SamEncoderConfig: write_sam.for_transformers,

@@ -15,11 +15,11 @@ from torch import Tensor
 
 from vitrail.contracts import VitrailError
 from vitrail.data.clip import frame_numbers, list_clips, open_clip
+from vitrail.data.files import BrokenPicture
 from vitrail.data.order import split_order
-from vitrail.data.picture import BrokenPicture
 from vitrail.data.preprocess import to_picture
 from vitrail.data.sources.base import PackedNames, Source
-from vitrail.data.sources.opening import Splits
+from vitrail.data.sources.opening import Splits, part_folders
 
 
 class ClipSource(Source):
@@ -102,21 +102,23 @@ def open_clips(
     val_fraction: float = 0.25,
     seed: int = 0,
 ) -> Splits:
-    """The clips below a folder, to train on and held out: a seeded share of them, or its ``train/`` and ``val/``.
+    """The clips below a folder, to train on and held out: those of its two parts, or else a seeded share.
+
+    The parts are ``train/``, and ``val/``, ``valid/``, ``validation/`` or ``test/``, as pictures have them.
 
     Args:
         root: see :func:`vitrail.data.list_clips`.
         frames: how many are taken of each.
         stride: from one to the next.
         channels: 3 (RGB) or 1 (grey).
-        val_fraction: share held out where the folder has no ``train/`` and ``val/``.
+        val_fraction: share held out where the folder has no such parts.
         seed: of that choice.
 
     Raises:
         VitrailError: no clips, or a single one that cannot be both trained on and held out.
     """
-    parts = [Path(root) / part for part in ("train", "val")]
-    if all(part.is_dir() for part in parts):
+    parts = part_folders(Path(root))
+    if parts is not None:
         chosen = [list_clips(part) for part in parts]
     else:
         clips = list_clips(root)

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from vitrail.contracts import VitrailError
-from vitrail.data.picture import EXTENSIONS, list_pictures, printable
+from vitrail.data.files import EXTENSIONS, list_pictures, printable
 from vitrail.data.sources.base import PathSource
 
 
@@ -53,12 +53,12 @@ class FolderSource(PathSource):
         self.root = Path(root)
         folders = class_folders(self.root)
         if not folders:
-            raise VitrailError(f"{_shown(self.root)}: no class folders there; one sub-folder per class is needed")
+            raise VitrailError(f"{printable(self.root)}: no class folders there; one sub-folder per class is needed")
         loose = loose_pictures(self.root)
         if loose:
             raise VitrailError(
-                f"{_shown(self.root)}: {len(loose)} pictures lie beside the class folders (e.g. {_shown(loose[0])}); "
-                "move them into a class folder or elsewhere"
+                f"{printable(self.root)}: {len(loose)} pictures lie beside the class folders "
+                f"(e.g. {printable(loose[0])}); move them into a class folder or elsewhere"
             )
         self.classes = tuple(folder.name for folder in folders)
         paths: list[str] = []
@@ -92,10 +92,6 @@ def _entries(root: Path) -> list[Path]:
     try:
         return [path for path in root.iterdir() if not path.name.startswith(".")]
     except FileNotFoundError:
-        raise VitrailError(f"{_shown(root)}: no such folder") from None
+        raise VitrailError(f"{printable(root)}: no such folder") from None
     except OSError as error:
-        raise VitrailError(f"{_shown(root)}: cannot be listed: {error.strerror or error}") from None
-
-
-def _shown(path: Path) -> str:
-    return printable(os.fspath(path))
+        raise VitrailError(f"{printable(root)}: cannot be listed: {error.strerror or error}") from None

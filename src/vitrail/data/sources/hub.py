@@ -14,7 +14,8 @@ from PIL import Image
 from torch import Tensor
 
 from vitrail.contracts import VitrailError
-from vitrail.data.picture import BrokenPicture, open_pixels, read_picture, read_pixels
+from vitrail.data.files import BrokenPicture
+from vitrail.data.picture import open_pixels, read_picture, read_pixels
 from vitrail.data.sources.base import Source
 from vitrail.data.undecoded import Undecoded
 

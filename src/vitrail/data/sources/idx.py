@@ -17,7 +17,7 @@ from PIL import Image
 from torch import Tensor
 
 from vitrail.contracts import VitrailError
-from vitrail.data.picture import printable
+from vitrail.data.files import printable
 from vitrail.data.sources.base import Source
 
 FASHION_CLASSES = (
@@ -63,12 +63,12 @@ class IdxSource(Source):
         pictures, values = read_idx(self.path), read_idx(Path(labels))
         if pictures.ndim != 3 or pictures.dtype != np.uint8 or pictures.size == 0:
             what = f"{pictures.shape} of {pictures.dtype}"
-            raise VitrailError(f"{_shown(self.path)}: pictures must be (n, height, width) of bytes, not {what}")
+            raise VitrailError(f"{printable(self.path)}: pictures must be (n, height, width) of bytes, not {what}")
         if values.ndim != 1 or values.dtype != np.uint8:
-            raise VitrailError(f"{_shown(Path(labels))}: labels must be one row of bytes, not {values.shape}")
+            raise VitrailError(f"{printable(labels)}: labels must be one row of bytes, not {values.shape}")
         if len(pictures) != len(values):
             raise VitrailError(
-                f"{_shown(self.path)} holds {len(pictures)} pictures but {_shown(Path(labels))} {len(values)} labels"
+                f"{printable(self.path)} holds {len(pictures)} pictures but {printable(labels)} {len(values)} labels"
             )
         if classes is None:
             found, numbers = np.unique(values, return_inverse=True)
@@ -77,7 +77,7 @@ class IdxSource(Source):
             self.classes, self.labels = classes, values.astype(np.int64)
             if self.labels.max() >= len(classes):
                 raise VitrailError(
-                    f"{_shown(Path(labels))}: label {self.labels.max()} has no name; {len(classes)} classes were given"
+                    f"{printable(labels)}: label {self.labels.max()} has no name; {len(classes)} classes were given"
                 )
         self.data = torch.from_numpy(pictures)[:, None]
         self.in_memory = True
@@ -110,19 +110,19 @@ def read_idx(path: Path) -> NDArray[Any]:
         if data[:2] == b"\x1f\x8b":
             data = gzip.decompress(data)
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
-        raise VitrailError(f"{_shown(path)}: the gzip file is cut off or damaged ({error})") from None
+        raise VitrailError(f"{printable(path)}: the gzip file is cut off or damaged ({error})") from None
     except OSError as error:
-        raise VitrailError(f"{_shown(path)}: cannot be read: {error.strerror or error}") from None
+        raise VitrailError(f"{printable(path)}: cannot be read: {error.strerror or error}") from None
     if len(data) < 4 or data[:2] != b"\0\0" or data[2] not in _TYPES or data[3] == 0:
-        raise VitrailError(f"{_shown(path)}: is not an IDX file (wrong magic number)")
+        raise VitrailError(f"{printable(path)}: is not an IDX file (wrong magic number)")
     start = 4 + 4 * data[3]
     if len(data) < start:
-        raise VitrailError(f"{_shown(path)}: the IDX header is cut off")
+        raise VitrailError(f"{printable(path)}: the IDX header is cut off")
     shape = tuple(np.frombuffer(data, ">i4", count=data[3], offset=4).tolist())
     dtype = np.dtype(_TYPES[data[2]])
     expected = start + dtype.itemsize * int(np.prod(shape, dtype=object))
     if min(shape) < 0 or len(data) != expected:
-        raise VitrailError(f"{_shown(path)}: {shape} should take {expected:,} bytes, but there are {len(data):,}")
+        raise VitrailError(f"{printable(path)}: {shape} should take {expected:,} bytes, but there are {len(data):,}")
     return np.frombuffer(data, dtype, offset=start).reshape(shape).astype(dtype.newbyteorder("="))
 
 
@@ -159,7 +159,7 @@ def open_idx_folder(folder: Path, classes: tuple[str, ...] | None = None) -> tup
         if images is None or labels is None:
             lost = "images-idx3" if images is None else "labels-idx1"
             name = "train" if part == "train" else "t10k"
-            raise VitrailError(f"{_shown(folder)}: the IDX file {name}-{lost}-ubyte (or .gz) is missing")
+            raise VitrailError(f"{printable(folder)}: the IDX file {name}-{lost}-ubyte (or .gz) is missing")
         sources.append(IdxSource(images, labels, classes))
     return sources[0], sources[1]
 
@@ -167,7 +167,3 @@ def open_idx_folder(folder: Path, classes: tuple[str, ...] | None = None) -> tup
 def holds_idx(folder: Path) -> bool:
     """Whether ``folder`` has the pictures of an IDX data set."""
     return any(_find(folder, part, "images", 3) is not None for part in _PARTS)
-
-
-def _shown(path: Path) -> str:
-    return printable(os.fspath(path))

@@ -10,8 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vitrail.contracts import VitrailError
+from vitrail.data.files import list_pictures, printable
 from vitrail.data.order import split_order
-from vitrail.data.picture import list_pictures, printable
 from vitrail.data.sources.base import Source, SubsetSource
 from vitrail.data.sources.builtin import DigitsSource, ElpvSource
 from vitrail.data.sources.folder import FileSource, FolderSource
@@ -31,7 +31,7 @@ KNOWN = (
 )
 """What :func:`open_data` understands, for messages and help texts."""
 
-_VAL_FOLDERS = ("val", "valid", "validation", "test")
+_VAL_PARTS = ("val", "valid", "validation", "test")
 
 
 class Splits(NamedTuple):
@@ -183,13 +183,21 @@ def _parts(source: Source, val_fraction: float | None, seed: int) -> Splits:
 def _open_folder(path: Path, val_fraction: float | None, seed: int, labelled: bool) -> Splits:
     if holds_idx(path):
         return Splits(*open_idx_folder(path))
-    train, val = path / "train", next((path / n for n in _VAL_FOLDERS if (path / n).is_dir()), None)
     make = FolderSource if labelled else _unlabelled
-    if train.is_dir() and val is not None:
-        return Splits(make(train), make(val))
-    if train.is_dir() and labelled:
-        return _parts(make(train), val_fraction, seed)
-    return _parts(make(path), val_fraction, seed)
+    if (parts := part_folders(path)) is not None:
+        return Splits(*map(make, parts))
+    train = path / "train"
+    return _parts(make(train if labelled and train.is_dir() else path), val_fraction, seed)
+
+
+def part_folders(root: Path) -> tuple[Path, Path] | None:
+    """The folders of a data set that is split already, or None where there are not both.
+
+    Returns:
+        ``train/``, and what is held out: the first there is of ``val/``, ``valid/``, ``validation/`` and ``test/``.
+    """
+    train, held = root / "train", [root / name for name in _VAL_PARTS if (root / name).is_dir()]
+    return (train, held[0]) if held and train.is_dir() else None
 
 
 def _unlabelled(path: Path) -> FileSource:
@@ -207,7 +215,7 @@ def _open_hub(name: str, val_fraction: float | None, seed: int, online: bool, la
     names = list(load_splits(name, online))
     train = HubSource(name, "train" if "train" in names else names[0], online, labelled)
     _check_labelled(train)
-    for part in _VAL_FOLDERS:
+    for part in _VAL_PARTS:
         if part in names and part != train.split:
             val = HubSource(name, part, online, labelled)
             _check_labelled(val)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -11,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vitrail.contracts import VitrailError
-from vitrail.data.picture import printable
+from vitrail.data.files import printable
 from vitrail.data.sources.base import PathSource
 
 Part = Literal["train", "val"]
@@ -56,8 +57,9 @@ class CsvSource(PathSource):
         captions: one for each picture when ``captioned``, else none.
 
     Raises:
-        VitrailError: unreadable, columns missing, no rows, rows without label or caption, a picture listed with two
-            labels or in both splits, probabilities that are none, files that do not exist (each named with its line).
+        VitrailError: unreadable, columns missing or there twice, no rows, rows with more cells than the header or
+            without label or caption, a picture listed with two labels or in both splits, probabilities that are none,
+            files that do not exist (each named with its line).
     """
 
     def __init__(
@@ -76,10 +78,10 @@ class CsvSource(PathSource):
         self.classes = _sorted_labels({row.label for row in rows}) if labelled else ()
         if part is not None:
             if not self.has_split:
-                raise VitrailError(f"{_shown(self.path)}: has no split column")
+                raise VitrailError(f"{printable(self.path)}: has no split column")
             rows = [row for row in rows if row.part == part]
             if not rows:
-                raise VitrailError(f"{_shown(self.path)}: no row has the split {part!r}")
+                raise VitrailError(f"{printable(self.path)}: no row has the split {part!r}")
         super().__init__((row.path for row in rows), channels)
         self.captions = tuple(row.caption for row in rows) if captioned else ()
         numbers = {label: number for number, label in enumerate(self.classes)}
@@ -97,57 +99,83 @@ def _read_rows(path: Path, labelled: bool, captioned: bool) -> tuple[list[_Row],
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:
             table = csv.DictReader(file, strict=True)
-            columns = {(column or "").strip().lower(): column for column in table.fieldnames or ()}
-            needed = ("image", *("label",) * labelled, *("caption",) * captioned)
-            missing = [name for name in needed if name not in columns]
-            if missing:
-                have = ", ".join(columns) or "none"
-                raise VitrailError(
-                    f"{_shown(path)}: the header lacks the column {' and '.join(missing)}; it has: {have}"
-                )
+            columns = _columns(path, table.fieldnames or (), labelled, captioned)
             rows = [_row(path, table.line_num, values, columns, labelled, captioned) for values in table]
     except UnicodeDecodeError as error:
-        raise VitrailError(f"{_shown(path)}: is not UTF-8 text ({error.reason} at byte {error.start})") from None
+        raise VitrailError(f"{printable(path)}: is not UTF-8 text ({error.reason} at byte {error.start})") from None
     except csv.Error as error:
-        raise VitrailError(f"{_shown(path)}: is not a proper CSV file: {error}") from None
+        raise VitrailError(f"{printable(path)}: is not a proper CSV file: {error}") from None
     except OSError as error:
-        raise VitrailError(f"{_shown(path)}: cannot be read: {error.strerror or error}") from None
+        raise VitrailError(f"{printable(path)}: cannot be read: {error.strerror or error}") from None
     if not rows:
-        raise VitrailError(f"{_shown(path)}: lists no pictures")
+        raise VitrailError(f"{printable(path)}: lists no pictures")
     return rows, "split" in columns
 
 
+def _columns(path: Path, header: Sequence[str], labelled: bool, captioned: bool) -> dict[str, str]:
+    """What stands in the header by the names that are looked for."""
+    needed = ("image", *("label",) * labelled, *("caption",) * captioned)
+    columns: dict[str, str] = {}
+    for column in header:
+        name = _column_name(column)
+        read = name in (*needed, "split") or (labelled and name.startswith(_PROBABILITY))
+        if read and name in columns:
+            raise VitrailError(
+                f"{printable(path)}: the header has the column {printable(name)} twice; rename one of them"
+            )
+        columns[name] = column
+    missing = [name for name in needed if name not in columns]
+    if missing:
+        have = ", ".join(columns) or "none"
+        raise VitrailError(f"{printable(path)}: the header lacks the column {' and '.join(missing)}; it has: {have}")
+    return columns
+
+
+def _column_name(column: str) -> str:
+    """Lower case, but for a class, whose name is as the labels write it."""
+    name = column.strip()
+    if name[: len(_PROBABILITY)].lower() == _PROBABILITY:
+        return _PROBABILITY + name[len(_PROBABILITY) :].strip()
+    return name.lower()
+
+
 def _row(
-    path: Path, line: int, values: dict[str, str], columns: dict[str, str], labelled: bool, captioned: bool
+    path: Path, line: int, values: dict[str | Any, Any], columns: dict[str, str], labelled: bool, captioned: bool
 ) -> _Row:
+    # The csv module keeps what is beyond the header under the key None.
+    if any(surplus.strip() for surplus in values.get(None, ())):
+        raise VitrailError(
+            f"{printable(path)}, line {line}: has more cells than the header; a comma within a cell needs it in quotes"
+        )
+
     def cell(name: str) -> str:
         return (values.get(columns[name]) or "").strip() if name in columns else ""
 
     image, label, part = cell("image"), cell("label") if labelled else "", cell("split").lower()
     caption = cell("caption") if captioned else ""
     if not image:
-        raise VitrailError(f"{_shown(path)}, line {line}: the image cell is empty")
+        raise VitrailError(f"{printable(path)}, line {line}: the image cell is empty")
     if labelled and not label:
-        raise VitrailError(f"{_shown(path)}, line {line}: {printable(image)} has no label")
+        raise VitrailError(f"{printable(path)}, line {line}: {printable(image)} has no label")
     if captioned and not caption:
-        raise VitrailError(f"{_shown(path)}, line {line}: {printable(image)} has no caption")
+        raise VitrailError(f"{printable(path)}, line {line}: {printable(image)} has no caption")
     if "split" in columns and part not in _PARTS:
-        raise VitrailError(f"{_shown(path)}, line {line}: split is {part!r}; known are {', '.join(_PARTS)}")
+        raise VitrailError(f"{printable(path)}, line {line}: split is {part!r}; known are {', '.join(_PARTS)}")
     probabilities: dict[str, float] = {}
-    for column in columns.values() if labelled else ():
-        if column.strip().lower().startswith(_PROBABILITY):
-            value = (values.get(column) or "").strip()
+    for name in columns if labelled else ():
+        if name.startswith(_PROBABILITY):
+            value = cell(name)
             try:
-                probabilities[column.strip()[len(_PROBABILITY) :].strip()] = float(value)
+                probabilities[name.removeprefix(_PROBABILITY)] = float(value)
             except ValueError:
-                raise VitrailError(f"{_shown(path)}, line {line}: {column.strip()} is {value!r}, no number") from None
+                raise VitrailError(f"{printable(path)}, line {line}: {name} is {value!r}, no number") from None
     return _Row(line, os.fspath(path.parent / image), label, caption, _PARTS.get(part, ""), probabilities)
 
 
 def _probabilities(path: Path, rows: list[_Row], classes: tuple[str, ...]) -> NDArray[np.float32]:
     if differing := sorted(set(classes) ^ set(rows[0].probabilities)):
         raise VitrailError(
-            f"{_shown(path)}: there must be a column {_PROBABILITY}CLASS for every class of the label column and no "
+            f"{printable(path)}: there must be a column {_PROBABILITY}CLASS for every class of the label column and no "
             f"other; not so for {', '.join(differing)}"
         )
     table = np.array([[row.probabilities[name] for name in classes] for row in rows], dtype=np.float32)
@@ -155,7 +183,7 @@ def _probabilities(path: Path, rows: list[_Row], classes: tuple[str, ...]) -> ND
     wrong = np.flatnonzero(~((table >= 0).all(axis=1) & (np.abs(table.sum(axis=1) - 1) < 0.01)))
     if wrong.size:
         line = rows[int(wrong[0])].line
-        raise VitrailError(f"{_shown(path)}, line {line}: the probabilities must be 0 or more and add up to 1")
+        raise VitrailError(f"{printable(path)}, line {line}: the probabilities must be 0 or more and add up to 1")
     return table / table.sum(axis=1, keepdims=True)
 
 
@@ -165,7 +193,9 @@ def _check_unique(path: Path, rows: list[_Row]) -> None:
         first = seen.setdefault(_place(row), row)
         if (first.label, first.part) != (row.label, row.part):
             what = "with two labels" if first.label != row.label else "in both splits"
-            raise VitrailError(f"{_shown(path)}: lines {first.line} and {row.line} list {printable(row.path)} {what}")
+            raise VitrailError(
+                f"{printable(path)}: lines {first.line} and {row.line} list {printable(row.path)} {what}"
+            )
 
 
 def _picture_ids(rows: list[_Row]) -> NDArray[np.int64] | None:
@@ -186,13 +216,9 @@ def _check_files(path: Path, rows: list[_Row]) -> None:
     if lost:
         shown = "; ".join(f"line {row.line}: {printable(row.path)}" for row in lost[:10])
         more = f"; and {len(lost) - 10} more" if len(lost) > 10 else ""
-        raise VitrailError(f"{_shown(path)}: {len(lost)} of {len(rows)} pictures do not exist: {shown}{more}")
+        raise VitrailError(f"{printable(path)}: {len(lost)} of {len(rows)} pictures do not exist: {shown}{more}")
 
 
 def _sorted_labels(labels: set[str]) -> tuple[str, ...]:
     whole = all(label.removeprefix("-").isdecimal() for label in labels)
     return tuple(sorted(labels, key=lambda label: (int(label), label)) if whole else sorted(labels))
-
-
-def _shown(path: Path) -> str:
-    return printable(os.fspath(path))

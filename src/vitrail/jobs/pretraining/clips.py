@@ -36,7 +36,7 @@ def video_autoencoder(start: Start) -> MaskedVideoAutoencoder:
 def open_video(config: PretrainConfig, start: Start, options: VideoMAEOptions) -> Splits:
     """Clips of as many frames as the model takes."""
     frames = video_autoencoder(start).config.frames
-    channels = 1 if start.preprocess.bands == 1 else 3
+    channels = start.preprocess.channels
     return open_clips(config.data, frames, options.stride, channels, config.val_fraction, config.split_seed)
 
 

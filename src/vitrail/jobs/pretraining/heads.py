@@ -7,10 +7,8 @@ from pathlib import Path
 import torch
 
 from vitrail.contracts import Method, VitrailError
-from vitrail.engine import read_checkpoint
+from vitrail.engine import method_state, read_checkpoint
 from vitrail.jobs.progress import say
-
-_METHOD = "method/"
 
 
 @torch.no_grad()
@@ -29,10 +27,10 @@ def take_heads(method: Method, folder: Path, parts: tuple[str, ...]) -> None:
     checkpoint = read_checkpoint(folder, say) if folder.is_dir() else None
     if checkpoint is None:
         raise VitrailError(f"heads={folder}: there is no checkpoint of an earlier run in that folder")
-    state = method.state_dict()
+    state, stored = method.state_dict(), method_state(checkpoint.tensors)
     wanted = [name for name in state if name.partition(".")[0] in parts]
     for name in wanted:
-        found = checkpoint.tensors.get(_METHOD + name)
+        found = stored.get(name)
         if found is None or found.shape != state[name].shape:
             size = "not there" if found is None else f"of {tuple(found.shape)}"
             raise VitrailError(

@@ -95,6 +95,11 @@ class FeatureWatch:
             say_once(self._world, f"warning: {alarm}")
         return found
 
+    @property
+    def skipped(self) -> list[tuple[str, str]]:
+        """The broken pictures that this process left out so far, with the reason."""
+        return [one for loader in (self._held_out, self._known) if loader is not None for one in loader.skipped]
+
     def _agreement(self, bank: Vectors, queries: Vectors) -> float:
         bank, queries = bank.labelled(), queries.labelled()
         k = min(self._config.k, len(bank.values))
@@ -102,19 +107,9 @@ class FeatureWatch:
         return float((votes.argmax(dim=1) == queries.labels).double().mean())
 
     def _loader(self, source: Source) -> Loader:
-        config, world = self._config, self._world
+        config = self._config
         chosen = sample_source(source, max(config.measured, len(source.classes)), config.split_seed, "measured")
-        return Loader(
-            chosen,
-            self._plain,
-            batch_size=config.micro_batch(world.size),
-            shuffle=False,
-            drop_last=False,
-            rank=world.rank,
-            world_size=world.size,
-            on_error=config.on_error,
-            cache="auto" if config.cache else False,
-        )
+        return config.measuring_loader(chosen, self._plain, self._world)
 
     def _vectors(self, vector: FeatureVector, loader: Loader) -> Vectors:
         rows, labels = [], []

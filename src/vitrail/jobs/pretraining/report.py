@@ -10,6 +10,7 @@ from PIL import Image
 
 from vitrail.contracts import Batch
 from vitrail.data import Loader, Preprocess
+from vitrail.engine import METRICS_TABLE
 from vitrail.jobs.pretrain_config import PretrainConfig
 from vitrail.jobs.pretraining.measure import collapse
 from vitrail.jobs.pretraining.pictures import sheets
@@ -40,14 +41,14 @@ def report_pretraining(
         loader: of the training batches.
         facts: as in ``metrics.json``.
     """
-    _, curves = read_curves(out / "metrics.csv")
+    _, curves = read_curves(out / METRICS_TABLE)
     summary = RunSummary(
         title=f"{config.method} on {config.data}",
         command=facts["command"],
         config=vars(config),
         environment=facts["environment"],
         headline=_headline(config, facts),
-        metrics=out / "metrics.csv",
+        metrics=out / METRICS_TABLE,
         alone=[name for name in curves if _is_alone(name)],
         moments=_moments(sheets(out / PICTURES)),
         first_batch=first_batch(loader, lambda batch: _captions(batch, classes), preprocess),
@@ -69,8 +70,7 @@ def _headline(config: PretrainConfig, facts: Mapping[str, Any]) -> list[Headline
         figures.append(Headline("Nearest neighbours", f"{100 * facts['knn']:.2f} %", "right, of held-out pictures"))
     if "feature_rank" in facts:
         figures.append(Headline("Effective rank", f"{facts['feature_rank']:.1f}", "of the features (RankMe)"))
-    minutes, pictures = facts["seconds"] / 60, facts["pictures"]["train"]
-    figures.append(Headline("Time", f"{minutes:.1f} min", f"{config.epochs} epochs, {pictures:,} pictures"))
+    figures.append(Headline.time(facts["seconds"], config.epochs, facts["pictures"]["train"]))
     return figures
 
 
@@ -88,7 +88,7 @@ def _captions(batch: Batch, classes: tuple[str, ...]) -> list[str]:
 
 def _alarms(out: Path) -> list[str]:
     """Where the features had collapsed, by the numbers that were written on the way."""
-    axis, curves = read_curves(out / "metrics.csv")
+    axis, curves = read_curves(out / METRICS_TABLE)
     if not {"val_feature_rank", "val_feature_deviation"} <= curves.keys():
         return []
     (places, ranks), (_, deviations) = curves["val_feature_rank"], curves["val_feature_deviation"]

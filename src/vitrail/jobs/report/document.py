@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from pathlib import Path
 
+from vitrail.durable import write_result
 from vitrail.explanations.paint import ATTENTION_COLOURS
 from vitrail.jobs.report.html import text
 
@@ -33,12 +34,15 @@ def document(title: str, parts: Iterable[str]) -> str:
 
 
 def write_page(page: str, path: Path) -> Path:
-    """Write a page; its folder is made when missing, and no reader ever sees half of it."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f"{path.name}.part")
+    """Write a page; its folder is made when missing, and no reader ever sees half of it.
+
+    Raises:
+        VitrailError: it cannot be written.
+    """
     # File names may hold bytes that are no text; a question mark is shown for each.
-    part.write_bytes(page.encode("utf-8", errors="replace"))
-    return part.replace(path)
+    content = page.encode("utf-8", errors="replace")
+    write_result(path, lambda temporary: temporary.write_bytes(content))
+    return path
 
 
 def colour_scale(low: str = "no attention", high: str = "most attention") -> str:

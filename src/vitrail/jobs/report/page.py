@@ -16,8 +16,6 @@ from vitrail.jobs.report.summary import FirstBatch, Mistake, RunSummary
 from vitrail.jobs.report.svg import to_svg
 
 NAME = "report.html"
-BATCH_SHOWN = 32
-"""Pictures of the first batch that are shown at most."""
 THUMBNAIL = 224
 MISTAKE_SIDE = 2.0
 """Inches of a panel at the figures' 200 dots per inch: sharp on a screen of double density."""
@@ -52,7 +50,6 @@ def render(run: RunSummary) -> str:
         _classes(run),
         _mistakes(run),
         _first_batch(run.first_batch),
-        _notes(run),
         section("Do it again", f"<pre><code>{text(run.command)}</code></pre>") if run.command else "",
         section("Settings", definitions(run.config)) if run.config else "",
         section("Environment", definitions(run.environment)) if run.environment else "",
@@ -93,7 +90,7 @@ def _comparison(run: RunSummary) -> str:
         f'<span class="source">{text(row.source) if row.source else ""}</span></li>'
         for row in run.comparison
     )
-    return section("Beside others", f'<ol class="comparison">{rows}</ol>', lead=run.comparison_metric)
+    return section("Beside others", f'<ol class="comparison">{rows}</ol>', lead="Accuracy, %")
 
 
 def _curves(run: RunSummary) -> str:
@@ -180,7 +177,7 @@ def _first_batch(batch: FirstBatch | None) -> str:
     cells = "".join(
         f"<figure>{picture(_thumbnail(picture_of(image, batch.mean, batch.std), THUMBNAIL), label)}"
         f"<figcaption>{text(label)}</figcaption></figure>"
-        for image, label in zip(batch.images[:BATCH_SHOWN], batch.labels, strict=False)
+        for image, label in zip(batch.images, batch.labels, strict=True)
     )
     lead = "Pictures of the first training batch as the model saw them, augmentation included."
     return section("First batch", f'<div class="batch">{cells}</div>', lead=lead)
@@ -190,8 +187,3 @@ def _thumbnail(image: Image.Image, side: int) -> Image.Image:
     small = image.copy()
     small.thumbnail((side, side), Image.Resampling.LANCZOS)
     return small
-
-
-def _notes(run: RunSummary) -> str:
-    lines = "".join(f"<li>{text(note)}</li>" for note in run.notes)
-    return section("Notes", f"<ul>{lines}</ul>") if lines else ""

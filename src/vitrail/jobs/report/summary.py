@@ -30,6 +30,13 @@ class Headline:
     value: str
     note: str = ""
 
+    @classmethod
+    def time(cls, seconds: float, epochs: int, pictures: int) -> Headline:
+        """How long a training took, and what was done in it."""
+        passes = "1 epoch" if epochs == 1 else f"{epochs} epochs"
+        taken = f"{seconds:.0f} s" if round(seconds) < 60 else f"{seconds / 60:.1f} min"
+        return cls("Time", taken, f"{passes}, {pictures:,} pictures")
+
 
 @dataclass(frozen=True)
 class FirstBatch:
@@ -93,8 +100,7 @@ class RunSummary:
         environment: versions, device, time, by name.
         classes: names, in the order of the confusion matrix.
         headline: the figures on top.
-        comparison: this run's result and others.
-        comparison_metric: what is compared, with its unit.
+        comparison: this run's accuracy and that of others, in per cent.
         metrics: ``metrics.csv`` with columns step or epoch, losses, ``val_…`` scores and ``lr``.
         alone: columns of it on a scale of their own.
         moments: the same pictures over the run, in time order.
@@ -103,7 +109,6 @@ class RunSummary:
         first_batch: pictures of the first training batch.
         mistakes: the most telling ones, most confident first.
         warnings: what went wrong on the way, such as skipped pictures.
-        notes: remarks of the author.
 
     Raises:
         VitrailError: when the parts do not fit each other.
@@ -116,7 +121,6 @@ class RunSummary:
     classes: Sequence[str] = ()
     headline: Sequence[Headline] = ()
     comparison: Sequence[Comparison] = ()
-    comparison_metric: str = "Accuracy, %"
     metrics: Path | None = None
     alone: Sequence[str] = ()
     moments: Sequence[Moment] = ()
@@ -125,7 +129,6 @@ class RunSummary:
     first_batch: FirstBatch | None = None
     mistakes: Sequence[Mistake] = ()
     warnings: Sequence[str] = ()
-    notes: Sequence[str] = ()
 
     def __post_init__(self) -> None:
         count = len(self.classes)
