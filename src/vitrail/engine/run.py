@@ -47,7 +47,7 @@ class Run:
         out: Path,
         *,
         evaluate: Callable[[nn.Module], Mapping[str, float]] | None,
-        observe: Callable[[nn.Module, Progress], None] | None,
+        observe: Callable[[nn.Module, Progress], object] | None,
         fingerprint: Mapping[str, str],
         world: World,
         device: torch.device,
