@@ -185,11 +185,9 @@ def test_nothing_is_removed_before_every_process_has_judged_the_command(run: Pat
 
 
 def test_two_processes_start_a_run_over_as_one_does(photos: Path, tmp_path: Path):
-    config = tiny_config(photos, tmp_path / "two", epochs=1, batch_size=6, report=False)
-    in_two_processes("train", config, tmp_path)
-    out = in_two_processes(
-        "train", tiny_config(photos, tmp_path / "two", epochs=2, batch_size=6, report=False), tmp_path, "--fresh"
-    )
+    one, two = (tiny_config(photos, tmp_path / "two", epochs=n, batch_size=6, report=False) for n in (1, 2))
+    train(one)
+    out = in_two_processes("train", two, tmp_path, "--fresh")
     facts = json.loads((out / "metrics.json").read_text())
     assert (facts["resumed"], facts["epochs"]) == (False, 2)
 
